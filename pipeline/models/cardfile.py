@@ -1,0 +1,100 @@
+"""Reading and writing ``model.toml``, and the digests that a card keeps of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from pipeline.errors import ModelError
+from pipeline.models.card import ModelCard, Precision
+
+__all__ = ["CARD_FILE", "check_file", "check_variant", "read_card", "sha256_of", "write_card"]
+
+CARD_FILE = "model.toml"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read and check the card in a version's folder.
+
+    Raises:
+        ModelError: there is no card, it breaks a rule of :class:`~pipeline.models.card.ModelCard`, or it names a file
+            outside its folder.
+    """
+    path = folder / CARD_FILE
+    try:
+        card = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), ModelCard)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ModelError(f"model card {path}: {error}. Remove that folder and pull the model again.") from error
+    _check_spec(card, path)
+    for name in _named_files(card):
+        if Path(name).name != name or name in {"", ".", "..", CARD_FILE}:
+            raise ModelError(f"model card {path}: {name!r} is not the name of a file beside the card.")
+    return card
+
+
+def write_card(card: ModelCard, folder: Path) -> Path:
+    """Write ``model.toml`` into ``folder`` and return its path. Unset fields are left out. Raises OSError."""
+    path = folder / CARD_FILE
+    path.write_text(tomli_w.dumps(_without_none(msgspec.to_builtins(card))), encoding="utf-8")
+    return path
+
+
+def check_file(path: Path, digest: str, model: str) -> None:
+    """Check that ``path`` has the SHA-256 ``digest``.
+
+    Raises:
+        ModelError: it is missing, unreadable or changed; the message names ``model`` and the way out.
+    """
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise ModelError(f"model {model}: cannot read {path}: {error.strerror or error}.") from error
+    if found != digest:
+        name = model.partition("@")[0]
+        raise ModelError(
+            f"model {model}: {path} is damaged: its SHA-256 is {found[:12]}..., the card says {digest[:12]}.... "
+            f"Run `millrace models pull {name} --force` to build it again."
+        )
+
+
+def check_variant(card: ModelCard, folder: Path, precision: Precision) -> None:
+    """Check one variant's file and every file the card lists beside it. Raises ModelError."""
+    model = f"{card.name}@{card.version}"
+    check_file(card.variant_path(folder, precision), card.variants[precision].sha256, model)
+    for name, digest in card.files.items():
+        check_file(folder / name, digest, model)
+
+
+def _check_spec(card: ModelCard, path: Path) -> None:
+    wanted = "text" if card.task == "text-generation" else "image"
+    if getattr(card, wanted) is None:
+        raise ModelError(f"model card {path}: a model of task {card.task!r} needs a [{wanted}] table.")
+    if not card.variants:
+        raise ModelError(f"model card {path}: it names no variant.")
+
+
+def _named_files(card: ModelCard) -> list[str]:
+    names = [variant.file for variant in card.variants.values()] + list(card.files)
+    if card.text:
+        names += [name for name in (card.text.tokenizer, card.text.chat_template) if name is not None]
+    if card.image:
+        names.append(card.image.labels)
+    return names
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: unset fields are left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value

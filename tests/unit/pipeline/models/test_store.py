@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
+from pipeline.models.cardfile import read_card, write_card
+from pipeline.models.store import find_model, list_models
+from pipeline.settings import ModelSettings, RuntimeSettings, Settings
+
+
+def put(store: Path, name: str = "toy", version: str = "1.0", *, graph: bytes = b"graph") -> Path:
+    folder = store / name / version
+    folder.mkdir(parents=True)
+    (folder / "int8.onnx").write_bytes(graph)
+    (folder / "labels.txt").write_text("cat\ndog\n")
+    write_card(
+        ModelCard(
+            name=name,
+            version=version,
+            task="image-classification",
+            description="A toy.",
+            license="Apache-2.0",
+            source="made here",
+            variants={"int8": Variant(file="int8.onnx", sha256=hashlib.sha256(b"graph").hexdigest())},
+            image=ImageSpec(height=8, width=8, channels=1, resize=8, labels="labels.txt"),
+            files={"labels.txt": hashlib.sha256(b"cat\ndog\n").hexdigest()},
+            measured={"top1": 0.5},
+        ),
+        folder,
+    )
+    return folder
+
+
+def settings_for(store: Path, precision: str = "auto") -> Settings:
+    return Settings(models=ModelSettings(store=str(store)), runtime=RuntimeSettings(precision=precision))  # type: ignore[arg-type]
+
+
+def test_a_card_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    card = ModelCard(
+        name="chat",
+        version="1",
+        task="text-generation",
+        description='Quotes " and\nlines',
+        license="Apache-2.0",
+        source="here",
+        variants={"int8": Variant(file="int8.onnx", sha256="0" * 64, method="m", measured={"kl": 0.01})},
+        text=TextSpec(
+            tokenizer="tokenizer.json",
+            layers=1,
+            kv_heads=1,
+            head_size=8,
+            vocabulary=16,
+            max_length=32,
+            eos_token_ids=(2, 3),
+            special={"eos_token": "<|end|>"},
+        ),
+    )
+    write_card(card, tmp_path)
+    assert read_card(tmp_path) == card
+
+
+def test_a_model_is_found_by_name_and_by_version(tmp_path: Path) -> None:
+    put(tmp_path)
+    settings = settings_for(tmp_path)
+    assert find_model("toy", settings) == find_model("toy@1.0", settings)
+    assert find_model("toy", settings).spec == "toy@1.0"
+
+
+def test_the_newest_version_counts_numbers_not_letters(tmp_path: Path) -> None:
+    for version in ("0.9", "0.10", "0.2"):
+        put(tmp_path, version=version)
+    settings = settings_for(tmp_path)
+    assert find_model("toy", settings).card.version == "0.10"
+    listed = [model.card.version for model in list_models(settings) if model.card.name == "toy"]
+    assert listed == ["0.10", "0.9", "0.2"]
+
+
+def test_a_model_not_pulled_yet_says_how_to_pull_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="millrace models pull smollm2-135m"):
+        find_model("smollm2-135m", settings_for(tmp_path))
+
+
+def test_an_unknown_model_gets_the_nearest_name(tmp_path: Path) -> None:
+    put(tmp_path)
+    with pytest.raises(ModelError, match="Did you mean 'toy'"):
+        find_model("tooy", settings_for(tmp_path))
+
+
+def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
+    put(tmp_path)
+    with pytest.raises(ModelError, match=r"no version '2\.0'"):
+        find_model("toy@2.0", settings_for(tmp_path))
+
+
+@pytest.mark.parametrize("spec", ["", "../etc", "Toy", "toy@", "toy@../1", "a/b", "*"])
+def test_a_malformed_name_never_reaches_the_disk(tmp_path: Path, spec: str) -> None:
+    with pytest.raises(ModelError, match="NAME@VERSION"):
+        find_model(spec, settings_for(tmp_path))
+
+
+def test_a_changed_graph_does_not_serve(tmp_path: Path) -> None:
+    put(tmp_path, graph=b"grapH")
+    with pytest.raises(ModelError, match=r"int8\.onnx is damaged.*millrace models pull toy --force"):
+        find_model("toy", settings_for(tmp_path))
+
+
+def test_a_changed_label_file_does_not_serve(tmp_path: Path) -> None:
+    (put(tmp_path) / "labels.txt").write_text("dog\ncat\n")
+    with pytest.raises(ModelError, match=r"labels\.txt is damaged"):
+        find_model("toy", settings_for(tmp_path))
+
+
+def test_a_missing_graph_is_named(tmp_path: Path) -> None:
+    (put(tmp_path) / "int8.onnx").unlink()
+    with pytest.raises(ModelError, match=r"cannot read .*int8\.onnx: No such file"):
+        find_model("toy", settings_for(tmp_path))
+
+
+def test_a_precision_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    put(tmp_path)
+    with pytest.raises(ModelError, match="no fp32 variant, only int8"):
+        find_model("toy", settings_for(tmp_path, "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[image]", "[imago]", "unknown field `imago`"),
+        ('"int8.onnx"', '"../int8.onnx"', "not the name of a file beside the card"),
+        ('labels = "labels.txt"', 'labels = "/etc/passwd"', "not the name of a file beside the card"),
+        ("channels = 1", "channels = 2", r"Invalid enum value 2 - at `\$.image.channels`"),
+        ('task = "image-classification"', 'task = "text-generation"', r"needs a \[text\] table"),
+        ('name = "toy"', 'name = "other"', "describes other@1.0, not this folder"),
+        ('name = "toy"', 'name = "toy', "Remove that folder"),
+    ],
+)
+def test_a_bad_card_says_where_and_why(tmp_path: Path, old: str, new: str, message: str) -> None:
+    card = put(tmp_path) / "model.toml"
+    text = card.read_text()
+    assert old in text
+    card.write_text(text.replace(old, new))
+    with pytest.raises(ModelError, match=message):
+        find_model("toy", settings_for(tmp_path))
