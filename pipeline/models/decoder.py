@@ -1,0 +1,76 @@
+"""Decoder graphs with a KV cache, written from numpy weights with ``onnx`` alone.
+
+Two shapes, one contract (:mod:`pipeline.models.card`): ``llama`` (RMS norm, rotary positions, gated SiLU, grouped
+heads) and ``gpt2`` (layer norm, learned positions, biases, tanh GELU). Attention is ONNX Runtime's GroupQueryAttention,
+whose past and present may be one buffer, so a step writes one row a slot and copies nothing. The names of the weights
+are in :mod:`pipeline.models.decoder_spec`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from pipeline.models.decoder_shapes import DecoderShape, decoder_shape
+from pipeline.models.decoder_spec import DecoderSpec, Weights, check_weights
+from pipeline.models.graph import CONTRIB, GraphWriter, Shape
+from pipeline.models.projections import projections_for
+
+__all__ = ["DecoderSpec", "build_decoder"]
+
+
+def build_decoder(spec: DecoderSpec, weights: Weights, precision: Literal["int8", "fp32"]) -> onnx.ModelProto:
+    """Write the graph of a decoder.
+
+    Args:
+        spec: its numbers.
+        weights: float32, by the names in :mod:`pipeline.models.decoder_spec`.
+        precision: ``int8`` quantizes every matrix (see :mod:`pipeline.models.projections`), ``fp32`` none.
+
+    Raises:
+        ModelError: a weight is missing, unknown or of the wrong shape, or a width is not a multiple of 32.
+    """
+    check_weights(spec, weights)
+    graph = GraphWriter(f"{spec.shape}-{spec.layers}x{spec.hidden}")
+    projections = projections_for(precision, graph, weights)
+    shape = decoder_shape(spec, graph, weights, projections)
+    _declare(spec, graph)
+    residual = shape.embed()
+    normed = shape.norm(residual, "layers.0.attn_norm")
+    for layer in range(spec.layers):
+        name = f"layers.{layer}"
+        attended = projections.project(_attention(graph, shape, normed, layer), f"{name}.o")
+        normed, residual = shape.add_norm(attended, residual, f"{name}.o", f"{name}.mlp_norm")
+        following = f"layers.{layer + 1}.attn_norm" if layer + 1 < spec.layers else "final_norm"
+        normed, residual = shape.add_norm(shape.mlp(normed, name), residual, f"{name}.down", following)
+    projections.head(_at(graph, normed), "logits")
+    return graph.model(f"{precision} decoder with a KV cache, written by Millrace")
+
+
+def _declare(spec: DecoderSpec, graph: GraphWriter) -> None:
+    graph.input("input_ids", "int64", ["N", "S"])
+    graph.input("seqlens_k", "int32", ["N"])
+    graph.input("total_sequence_length", "int32", [])
+    graph.input("logits_at", "int64", ["N"])
+    graph.output("logits", "float32", ["N", spec.vocabulary])
+    cache: Shape = ["N", spec.kv_heads, "max_length", spec.head_size]
+    for layer in range(spec.layers):
+        for part in ("key", "value"):
+            graph.input(f"past_{part}_{layer}", "float32", cache)
+            graph.output(f"present_{part}_{layer}", "float32", cache)
+
+
+def _attention(graph: GraphWriter, shape: DecoderShape, normed: str, layer: int) -> str:
+    past = [f"past_key_{layer}", f"past_value_{layer}"]
+    inputs = [shape.qkv(normed, layer), "", "", *past, "seqlens_k", "total_sequence_length", *shape.rotary()]
+    outputs = [f"attended_{layer}", f"present_key_{layer}", f"present_value_{layer}"]
+    return graph.node("GroupQueryAttention", inputs, outputs=outputs, domain=CONTRIB, attributes=shape.heads())
+
+
+def _at(graph: GraphWriter, hidden: str) -> str:
+    """Row ``logits_at`` of ``hidden`` [N, S, hidden]: [N, hidden]. The head runs on no other."""
+    last = graph.constant("last_axis", np.array([-1], np.int64))
+    indices = graph.node("Unsqueeze", ["logits_at", last])
+    return graph.node("GatherND", [hidden, indices], attributes={"batch_dims": 1})

@@ -1,0 +1,79 @@
+"""A small writer of ONNX graphs: constants, nodes, and the model around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["CONTRIB", "ELEMENT_TYPES", "GraphWriter", "Shape"]
+
+CONTRIB = "com.microsoft"
+OPSETS = (("", 21), (CONTRIB, 1))
+# The newest IR version that every ONNX Runtime from 1.19 on reads.
+IR_VERSION = 10
+ELEMENT_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
+}
+Shape = Sequence[int | str]
+
+
+class GraphWriter:
+    """Collects the parts of one graph in the order they run. Names are the caller's or made from the operator's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def input(self, name: str, dtype: str, shape: Shape) -> str:
+        """Declare an input; a string in ``shape`` is a free dimension. Returns ``name``."""
+        self._inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape)))
+        return name
+
+    def output(self, name: str, dtype: str, shape: Shape) -> None:
+        """Declare an output; some node must produce ``name``."""
+        self._outputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape)))
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Add ``value`` under ``name``, once: a name that is there already is left as it is. Returns ``name``."""
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        *,
+        outputs: Sequence[str] | None = None,
+        domain: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Add one node. Returns its first output, which is named after the operator unless ``outputs`` says.
+
+        An empty name in ``inputs`` or ``outputs`` leaves an optional one out.
+        """
+        name = f"{op}_{len(self._nodes)}"
+        produced = [name] if outputs is None else list(outputs)
+        self._nodes.append(
+            helper.make_node(op, list(inputs), produced, name=name, domain=domain, **(attributes or {})),
+        )
+        return produced[0]
+
+    def model(self, description: str) -> onnx.ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(
+            self._nodes, self._name, self._inputs, self._outputs, list(self._constants.values()), description
+        )
+        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
