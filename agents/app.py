@@ -1,0 +1,160 @@
+"""The Faust app of a worker: ``millrace worker`` runs it, and so does ``faust -A agents.app worker``.
+
+One agent for prompts and one for images take batches and hand them to the delivery. The attribute ``app`` of this
+module is made from the settings when it is first asked for, so importing the module reads and starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.engine import Engine
+
+from agents.delivery import Delivery
+from agents.publisher import Publisher
+from agents.serving import Route, Server
+from agents.transport.driver import BatchApp
+from agents.transport.flow import Flow
+from agents.transport.poller import Poller
+from agents.worker_config import consumer_config, producer_config
+from pipeline.models.store import find_model
+from pipeline.settings import Settings, load_settings
+from schemas.codecs import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from agents.transport.batches import Batch
+    from schemas.messages import Task
+    from schemas.registry import RegistryDecoder
+
+__all__ = ["InferenceApp", "create_app"]
+
+
+class InferenceApp(BatchApp):
+    """A worker: the engine, the delivery, and what Kafka needs around them.
+
+    Attributes:
+        engine: computes requests; started before the first record is fetched.
+        delivery: keeps the ledger; there once the app has begun to start.
+
+    Raises:
+        ModelError: a model to serve is missing or damaged.
+    """
+
+    delivery: Delivery
+    publisher: Publisher
+
+    def __init__(self, settings: Settings) -> None:
+        kafka, worker = settings.kafka, settings.worker
+        super().__init__(
+            kafka.group_id,
+            broker=f"kafka://{kafka.bootstrap_servers}",
+            store="memory://",
+            autodiscover=False,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+        )
+        self.millrace = settings
+        self.engine = Engine(settings, [find_model(name, settings) for name in settings.models.serve])
+        self._flows = {
+            topic: Flow(max_records=worker.max_in_flight_records, max_bytes=worker.max_in_flight_bytes)
+            for topic in (kafka.prompts, kafka.images)
+        }
+
+    def services_before_agents(self) -> Iterable[Any]:
+        """The delivery, which the agents hand their batches to."""
+        kafka = self.millrace.kafka
+        self.publisher = Publisher(producer_config(self.millrace))
+        self.delivery = Delivery(
+            server=Server(
+                self.engine,
+                _routes(self.millrace),
+                dead_letters=kafka.dead_letters,
+                worker=f"{platform.node()}-{os.getpid()}",
+            ),
+            publisher=self.publisher,
+            flows=self._flows,
+            tokens=kafka.tokens,
+            commit_interval_s=self.millrace.worker.commit_interval_s,
+            metrics=self.engine.metrics,
+            route=self.topics.deliver,
+            loop=self.loop,
+            beacon=self.beacon,
+        )
+        return [self.delivery]
+
+    def poller_for(self, topics: list[str]) -> Poller:
+        """The poller that fetches ``topics`` for the delivery."""
+        poller = Poller(consumer_config(self.millrace), {topic: self._flows[topic] for topic in topics}, self.delivery)
+        self.delivery.poller = poller
+        return poller
+
+    async def on_first_start(self) -> None:
+        """Load and warm up the models. Raises ModelError."""
+        await super().on_first_start()
+        await self.engine.start()
+
+    async def on_stop(self) -> None:
+        """Finish or give back what is held, commit, and leave the group, while the agents still run."""
+        failed = self.delivery.failed.done()
+        left = await self.delivery.drain(0.0 if failed else self.millrace.worker.drain_timeout_s)
+        if left:
+            self.log.warning("%d records are given back unserved; their next owner serves them", left)
+        await self.delivery.leave()
+        await super().on_stop()
+
+    async def on_shutdown(self) -> None:
+        """Close the engine and the publisher."""
+        await self.engine.close()
+        await self.publisher.close(self.millrace.worker.drain_timeout_s)
+
+
+def create_app(settings: Settings) -> InferenceApp:
+    """The app with its two agents. Raises ModelError when a model to serve is missing or damaged."""
+    app = InferenceApp(settings)
+    for topic, name in ((settings.kafka.prompts, "prompts"), (settings.kafka.images, "images")):
+        app.agent(app.topic(topic, acks=False, value_type=bytes, key_type=bytes), name=name)(_agent(app))
+    return app
+
+
+def _agent(app: InferenceApp) -> Any:
+    async def admit(batches: AsyncIterator[Any]) -> None:
+        async for batch in batches:
+            app.delivery.admit(cast("Batch", batch))
+
+    return admit
+
+
+def _routes(settings: Settings) -> dict[str, Route]:
+    kafka = settings.kafka
+    registry = _registry(settings)
+
+    def route(task: Task, results: str, max_bytes: int) -> Route:
+        decoder = Decoder(default_task=task, registry=registry, max_bytes=max_bytes)
+        return Route(decoder, results, asks_registry=registry is not None)
+
+    return {
+        kafka.prompts: route("text-generation", kafka.prompt_results, kafka.max_message_bytes),
+        kafka.images: route("image-classification", kafka.image_results, settings.images.max_bytes),
+    }
+
+
+def _registry(settings: Settings) -> RegistryDecoder | None:
+    if not settings.kafka.schema_registry_url:
+        return None
+    from schemas.registry import ConfluentRegistry  # needs the extra `registry`
+
+    return ConfluentRegistry(settings.kafka.schema_registry_url)
+
+
+def __getattr__(name: str) -> Any:
+    """``app``, made from the settings, for Faust's own command line."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    app = create_app(load_settings())
+    globals()["app"] = app
+    return app

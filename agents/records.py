@@ -1,0 +1,43 @@
+"""confluent-kafka's messages as our records.
+
+Its types allow ``None`` nearly everywhere because an error travels as a message too; a message without an error has a
+topic, a partition and an offset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from schemas.records import Header, RawRecord
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+__all__ = ["place", "raw_record", "record_size"]
+
+ENVELOPE_BYTES = 256
+"""What a record costs in memory beside its key and value, roughly."""
+
+
+def raw_record(message: Message) -> RawRecord:
+    """The record that ``message``, which is no error, carries."""
+    topic, partition, offset = place(message)
+    return RawRecord(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=message.timestamp()[1],
+        key=message.key(),
+        value=message.value(),
+        headers=tuple(cast("list[Header]", message.headers() or ())),
+    )
+
+
+def place(message: Message) -> tuple[str, int, int]:
+    """Topic, partition and offset of ``message``, which is no error."""
+    return cast("tuple[str, int, int]", (message.topic(), message.partition(), message.offset()))
+
+
+def record_size(message: Message) -> int:
+    """Bytes that ``message`` holds in memory."""
+    return ENVELOPE_BYTES + len(message.value() or b"") + len(message.key() or b"")

@@ -1,0 +1,105 @@
+"""From a record's bytes to its reply: decode, ask the engine, and put every failure of the record into an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from agents.publisher import OutgoingRecord
+from schemas.dead_letters import dead_letter
+from schemas.errors import RecordError, RegistryError
+from schemas.outcomes import encode_outcome, encode_token, error_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from schemas.codecs import Decoder
+    from schemas.messages import InferenceRequest, Outcome, TokenPiece
+    from schemas.records import RawRecord
+
+__all__ = ["Reply", "Route", "Server", "SubmitsRequests"]
+
+LOG = logging.getLogger("millrace.serving")
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 30.0
+
+
+class SubmitsRequests(Protocol):
+    """What serving needs of the engine."""
+
+    async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
+        """The outcome of ``request``. Raises RecordError for it alone, EngineError when nothing can be served."""
+
+
+class Route(NamedTuple):
+    """How records of one topic are read and where their outcomes go.
+
+    ``asks_registry`` says that decoding may wait for the network, so it must not run on the event loop.
+    """
+
+    decoder: Decoder
+    results: str
+    asks_registry: bool = False
+
+
+class Reply(NamedTuple):
+    """What to publish for one record: its outcome, and a dead letter if it could not be served."""
+
+    outcome: Outcome
+    letter: OutgoingRecord | None
+
+
+class Server:
+    """Serves records of the routed topics.
+
+    Args:
+        engine: where requests are computed.
+        routes: by input topic.
+        dead_letters: topic of the records that cannot be served.
+        worker: this worker's name, for dead letters.
+    """
+
+    def __init__(self, engine: SubmitsRequests, routes: Mapping[str, Route], *, dead_letters: str, worker: str) -> None:
+        self._engine = engine
+        self._routes = dict(routes)
+        self._dead_letters = dead_letters
+        self._worker = worker
+
+    async def serve(self, record: RawRecord, emit: Callable[[TokenPiece], None]) -> Reply:
+        """The reply to ``record``. Raises EngineError when it must stay uncommitted."""
+        request: InferenceRequest | None = None
+        try:
+            request = await _decode(self._routes[record.topic], record)
+            return Reply(await self._engine.submit(request, emit=emit), None)
+        except RecordError as error:
+            outcome = error_outcome(record, error, request, now_ms=time.time_ns() // 1_000_000)
+            letter = dead_letter(record, error, self._worker)
+            return Reply(outcome, OutgoingRecord(self._dead_letters, letter.key, letter.value, list(letter.headers)))
+
+    def encode(self, record: RawRecord, reply: Reply) -> list[OutgoingRecord]:
+        """The records to publish for ``reply``: the dead letter, if there is one, before the outcome."""
+        value, headers = encode_outcome(reply.outcome)
+        outcome = OutgoingRecord(self._routes[record.topic].results, record.key, value, list(headers))
+        return [outcome] if reply.letter is None else [reply.letter, outcome]
+
+
+async def _decode(route: Route, record: RawRecord) -> InferenceRequest:
+    """The request in ``record``; while the schema registry is away the record waits, for it may be fine."""
+    if not route.asks_registry:
+        return route.decoder.decode(record)
+    wait_s = FIRST_RETRY_S
+    while True:
+        try:
+            return await asyncio.to_thread(route.decoder.decode, record)
+        except RegistryError as error:
+            LOG.warning("%s waits for the schema registry (%s); next try in %g s", record.name, error, wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LAST_RETRY_S)
+
+
+def encode_piece(topic: str, key: bytes | None, piece: TokenPiece) -> OutgoingRecord:
+    """The record that carries one piece of a streamed answer."""
+    value, headers = encode_token(piece)
+    return OutgoingRecord(topic, key, value, list(headers))

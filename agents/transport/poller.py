@@ -1,0 +1,259 @@
+"""The poll thread: all calls to one confluent-kafka consumer, in a thread of its own.
+
+confluent-kafka serves one thread at a time, so commits and everything else come through a queue of commands that the
+thread works off between two fetches. A fetch waits for one record and then takes what is there: ``consume(n, t)`` alone
+would wait for all ``n``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from agents.ledger import Partition
+from agents.records import place, record_size
+from agents.transport.flow import Flow
+from pipeline.errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["Listener", "Poller"]
+
+T = TypeVar("T")
+
+WAIT_S = 0.02
+LAG_INTERVAL_S = 1.0
+METADATA_TIMEOUT_S = 15.0
+IGNORED_ERRORS = frozenset({KafkaError._PARTITION_EOF})
+PASSING_ERRORS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+
+
+class Listener(Protocol):
+    """What the poll thread tells; every method is called on that thread."""
+
+    def on_assigned(self, partitions: list[Partition]) -> None:
+        """``partitions`` were given to this worker; their records follow."""
+
+    def on_revoked(self, partitions: list[Partition]) -> dict[Partition, int]:
+        """``partitions`` are being given up: finish what is nearly done and return the offsets to commit."""
+
+    def on_lost(self, partitions: list[Partition]) -> None:
+        """``partitions`` already belong to another worker: nothing can be committed."""
+
+    def on_messages(self, partition: Partition, messages: tuple[Message, ...]) -> None:
+        """Records of one partition, in offset order."""
+
+    def on_position(self, end_offsets: Mapping[Partition, int]) -> None:
+        """About once a second: the end of each assigned partition that is known."""
+
+    def on_failed(self, error: TransportError) -> None:
+        """The consumer cannot go on; no more calls follow."""
+
+
+class Poller(threading.Thread):
+    """Fetches ``topics`` in a consumer group until stopped.
+
+    Args:
+        config: librdkafka settings of the consumer.
+        topics: their names and how much of each may be held at once.
+        listener: told of records and rebalances.
+    """
+
+    def __init__(self, config: Mapping[str, Any], topics: Mapping[str, Flow], listener: Listener) -> None:
+        super().__init__(name="kafka-poll", daemon=True)
+        self._consumer = Consumer(dict(config))
+        self._servers = config.get("bootstrap.servers", "")
+        self._flows = dict(topics)
+        self._listener = listener
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._fetching = True
+        self._assigned: set[Partition] = set()
+        self._paused: set[str] = set()
+        self._lag_at = 0.0
+
+    @property
+    def assignment(self) -> frozenset[Partition]:
+        """The partitions this worker holds now."""
+        return frozenset(self._assigned)
+
+    # Called from other threads.
+
+    def commit(self, offsets: Mapping[Partition, int]) -> Future[dict[Partition, int]]:
+        """Commit ``offsets``; the future gives those the broker took, or the TransportError."""
+        return self._call(lambda: self._commit(offsets))
+
+    def stop_fetching(self) -> Future[None]:
+        """Take no further records; the group membership and the partitions stay."""
+        return self._call(self._stop_fetching)
+
+    def stop(self) -> None:
+        """Leave the group and end the thread. Returns when it has ended."""
+        self._stopping.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join()
+
+    def _call(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def command() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # handed to the caller
+                future.set_exception(error)
+
+        self._commands.put(command)
+        return future
+
+    # The poll thread.
+
+    def run(self) -> None:
+        """Fetch until stopped; a failure is told to the listener."""
+        try:
+            self._check_topics()
+            self._consumer.subscribe(
+                list(self._flows), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stopping.is_set():
+                self._work_off_commands()
+                self._apply_flow()
+                self._fetch()
+                self._report_position()
+            self._work_off_commands()
+        except TransportError as error:
+            self._listener.on_failed(error)
+        except Exception as error:  # whatever it was, the worker must hear of it
+            self._listener.on_failed(TransportError(f"the Kafka consumer failed: {error}"))
+        finally:
+            self._consumer.close()
+
+    def _check_topics(self) -> None:
+        try:
+            known = self._consumer.list_topics(timeout=METADATA_TIMEOUT_S).topics
+        except KafkaException as error:
+            raise TransportError(
+                f"cannot reach Kafka at {self._servers} within {METADATA_TIMEOUT_S:g} s ({error}). "
+                "Is it running, and is kafka.bootstrap_servers right?"
+            ) from error
+        if missing := [name for name in self._flows if name not in known]:
+            raise TransportError(
+                f"no topic {', '.join(missing)} on {self._servers}. `millrace topics create` makes all topics; "
+                "or set kafka.topic_prefix to the one they were created with."
+            )
+
+    def _work_off_commands(self) -> None:
+        while True:
+            try:
+                self._commands.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _stop_fetching(self) -> None:
+        self._fetching = False
+        for topic in self._flows:
+            self._pause(topic)
+
+    def _apply_flow(self) -> None:
+        if not self._fetching:
+            return
+        for topic, flow in self._flows.items():
+            full = flow.full
+            if full and topic not in self._paused:
+                self._pause(topic)
+            elif not full and topic in self._paused:
+                self._paused.discard(topic)
+                self._consumer.resume(self._partitions_of(topic))
+
+    def _pause(self, topic: str) -> None:
+        self._paused.add(topic)
+        self._consumer.pause(self._partitions_of(topic))
+
+    def _partitions_of(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(*partition) for partition in self._assigned if partition.topic == topic]
+
+    def _fetch(self) -> None:
+        messages = self._consumer.consume(1, WAIT_S)
+        if messages:
+            room = min(flow.room for topic, flow in self._flows.items() if topic not in self._paused)
+            messages += self._consumer.consume(room, 0)
+            self._deliver(messages)
+
+    def _deliver(self, messages: list[Message]) -> None:
+        good = [message for message in messages if not self._is_error(message)]
+        good.sort(key=place)
+        for partition, group in groupby(good, key=_partition_of):
+            records = tuple(group)
+            if partition in self._assigned:
+                self._flows[partition.topic].take([record_size(record) for record in records])
+                self._listener.on_messages(partition, records)
+
+    def _is_error(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return False
+        if error.code() not in IGNORED_ERRORS | PASSING_ERRORS and (error.fatal() or not error.retriable()):
+            raise TransportError(f"Kafka refused to deliver from {message.topic() or self._servers}: {error.str()}")
+        return True
+
+    def _report_position(self) -> None:
+        if time.monotonic() < self._lag_at:
+            return
+        self._lag_at = time.monotonic() + LAG_INTERVAL_S
+        ends = {}
+        for partition in self._assigned:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+            if end >= 0:
+                ends[partition] = end
+        self._listener.on_position(ends)
+
+    def _commit(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
+        held = {partition: offset for partition, offset in offsets.items() if partition in self._assigned}
+        if not held:
+            return {}
+        wanted = [TopicPartition(*partition, offset) for partition, offset in held.items()]
+        try:
+            done = self._consumer.commit(offsets=wanted, asynchronous=False) or []
+        except KafkaException as error:
+            raise TransportError(f"offsets could not be committed: {error}") from error
+        return {Partition(tp.topic, tp.partition): tp.offset for tp in done if tp.error is None}
+
+    # Rebalance callbacks; librdkafka calls them inside consume() and close().
+
+    def _on_assign(self, consumer: Consumer, added: list[TopicPartition]) -> None:
+        partitions = _names(added)
+        self._assigned.update(partitions)
+        self._listener.on_assigned(partitions)
+        consumer.incremental_assign(added)
+        if blocked := [tp for tp in added if tp.topic in self._paused]:
+            consumer.pause(blocked)
+
+    def _on_revoke(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
+        partitions = _names(removed)
+        offsets = self._listener.on_revoked(partitions)
+        # Where this fails, the next owner repeats these records with the same outcome ids; nothing is lost.
+        with contextlib.suppress(TransportError):
+            self._commit(offsets)
+        self._assigned.difference_update(partitions)
+        consumer.incremental_unassign(removed)
+
+    def _on_lost(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
+        partitions = _names(removed)
+        self._assigned.difference_update(partitions)
+        self._listener.on_lost(partitions)
+        consumer.incremental_unassign(removed)
+
+
+def _names(partitions: Iterable[TopicPartition]) -> list[Partition]:
+    return [Partition(tp.topic, tp.partition) for tp in partitions]
+
+
+def _partition_of(message: Message) -> Partition:
+    return Partition(*place(message)[:2])

@@ -1,0 +1,96 @@
+"""One worker process: start the app, say that it is ready, run until told to stop, leave nothing half done.
+
+SIGTERM, or SIGINT once, stops it: fetching ends, what is held is finished or given back within
+``worker.drain_timeout_s``, offsets are committed, the group is left. A second SIGINT ends the process at once; its
+uncommitted records are served again by whoever gets their partitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from agents.app import InferenceApp, create_app
+from pipeline.errors import MillraceError, TransportError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+__all__ = ["run"]
+
+LOG = logging.getLogger("millrace.worker")
+EXIT_INTERRUPTED = 130
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Prints one line of JSON on stdout once records are served: ``event`` (``ready``), ``models`` and ``metrics_port``
+    (null without metrics).
+
+    Returns:
+        The exit code, 0 after a clean stop.
+
+    Raises:
+        MillraceError: the worker could not start, or failed; what is not committed will be served again.
+    """
+    asyncio.run(_run(settings))
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    app = create_app(settings)
+    stop = _stop_on_signals()
+    try:
+        await app.start()
+        _announce(app, settings)
+        await _until_stopped(app, stop)
+    finally:
+        await app.stop()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+
+    def interrupted() -> None:
+        if stop.is_set():
+            os._exit(EXIT_INTERRUPTED)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    return stop
+
+
+def _announce(app: InferenceApp, settings: Settings) -> None:
+    port = None
+    if settings.worker.metrics_port >= 0:
+        port = app.engine.metrics.serve(settings.worker.metrics_host, settings.worker.metrics_port)
+    models = [f"{model.name}@{model.version} {model.precision} {model.provider}" for model in app.engine.models]
+    sys.stdout.write(json.dumps({"event": "ready", "models": models, "metrics_port": port}) + "\n")
+    sys.stdout.flush()
+
+
+async def _until_stopped(app: InferenceApp, stop: asyncio.Event) -> None:
+    """Return when told to stop; raise what made the app fail."""
+    waits: list[asyncio.Future[object]] = [
+        asyncio.ensure_future(stop.wait()),
+        asyncio.ensure_future(app.wait_until_stopped()),
+        app.delivery.failed,  # type: ignore[list-item]
+        app.engine.failed,
+    ]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits[:2]:
+        wait.cancel()
+    if app.delivery.failed.done():
+        raise app.delivery.failed.result()
+    if app.crash_reason is not None:
+        raise TransportError(f"the Faust app failed: {app.crash_reason!r}") from app.crash_reason
+    if not stop.is_set():
+        raise MillraceError("the worker ended although nothing asked it to.")

@@ -1,0 +1,59 @@
+"""librdkafka's settings of a worker's consumer and producer.
+
+Keys of ``kafka.client`` (security, host names, tuning) come first; what delivery depends on is set after them and
+cannot be changed that way.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from agents.topics import client_config
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+__all__ = ["consumer_config", "producer_config"]
+
+LIBRARY_LOG = logging.getLogger("millrace.kafka")
+PREFETCH_KIB = 16 * 1024
+LARGEST_MESSAGE = 1_000_000_000
+
+
+def consumer_config(settings: Settings) -> dict[str, Any]:
+    """The consumer's: it commits only what the ledger says, and starts a new group at the earliest record."""
+    largest = min(settings.kafka.max_message_bytes * 4, LARGEST_MESSAGE // 2)
+    return {
+        "queued.max.messages.kbytes": PREFETCH_KIB,
+        "fetch.queue.backoff.ms": 10,
+        "fetch.wait.max.ms": 100,
+        "fetch.message.max.bytes": largest,
+        "fetch.max.bytes": largest,
+        "receive.message.max.bytes": 2 * largest,
+        **client_config(settings),
+        "group.id": settings.kafka.group_id,
+        "session.timeout.ms": int(settings.kafka.session_timeout_s * 1_000),
+        "heartbeat.interval.ms": int(settings.kafka.session_timeout_s * 1_000 / 4),
+        "partition.assignment.strategy": "cooperative-sticky",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "logger": LIBRARY_LOG,
+    }
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """The producer's: idempotent, so that retries neither repeat nor reorder."""
+    return {
+        "compression.type": "lz4",
+        "linger.ms": 5,
+        **client_config(settings),
+        # Before compression, and it must fit whatever a consumer could fetch: the broker's own bound decides.
+        "message.max.bytes": LARGEST_MESSAGE,
+        "delivery.timeout.ms": int(settings.kafka.delivery_timeout_s * 1_000),
+        "enable.idempotence": True,
+        "acks": "all",
+        "logger": LIBRARY_LOG,
+    }
