@@ -11,6 +11,7 @@ Tree::
       PrepareError         the payload cannot be made into model input (stage "prepare")
       ModelNotFoundError   no such model, version or task is served here (stage "prepare")
       InferenceError       the model failed on this record alone (stage "run")
+    RegistryError          the schema registry cannot be asked; no record's fault, so retry and commit nothing
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "ModelNotFoundError",
     "PrepareError",
     "RecordError",
+    "RegistryError",
     "ValidationError",
 ]
 
@@ -33,6 +35,10 @@ class RecordError(Exception):
     Args:
         message: what was wrong and what to do, for the person who sent the record.
         where: the place in the record: a header, a JSON path such as ``$.max_tokens``, or ``value``.
+
+    Attributes:
+        request_id: the caller's id, when it could be read before the rest turned out wrong.
+        traceparent: the caller's trace, likewise.
     """
 
     code: ClassVar[str] = "record_error"
@@ -42,6 +48,8 @@ class RecordError(Exception):
         super().__init__(message)
         self.message = message
         self.where = where
+        self.request_id: str | None = None
+        self.traceparent: str | None = None
 
 
 class DecodeError(RecordError):
@@ -75,3 +83,7 @@ class InferenceError(RecordError):
 
     code = "inference_error"
     stage = "run"
+
+
+class RegistryError(Exception):
+    """The schema registry cannot be reached or refuses us: the record may be fine, so it must be tried again."""

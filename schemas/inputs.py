@@ -1,0 +1,52 @@
+"""The input of a request out of its checked body: the rules that span several fields."""
+
+from __future__ import annotations
+
+from schemas.bodies import Attributes, ImageBody
+from schemas.errors import DecodeError, ValidationError
+from schemas.images import name_format, sniff_image
+from schemas.messages import ImageInput, TextInput
+from schemas.payloads import Fields
+
+__all__ = ["image_input", "text_input"]
+
+
+def text_input(body: Attributes, fields: Fields, root: str) -> TextInput:
+    """The prompt of a checked ``PromptBody``.
+
+    Raises:
+        ValidationError: not exactly one of ``messages`` and ``prompt`` is given, or the prompt is blank.
+    """
+    values = {name: getattr(body, name) for name in TextInput.__struct_fields__}
+    if isinstance(values["stop"], str):
+        values["stop"] = (values["stop"],)
+    text = TextInput(**values)
+    if bool(text.messages) == (text.prompt is not None):
+        found = "both are given" if text.messages else "none is given"
+        raise ValidationError(f"exactly one of 'messages' and 'prompt' is needed; {found}.", where=root)
+    if text.prompt is not None and not text.prompt.strip():
+        where = fields.places.get("prompt", f"{root}.prompt")
+        raise ValidationError("prompt: it has nothing but white space.", where=where)
+    return text
+
+
+def image_input(body: ImageBody, fields: Fields, root: str) -> ImageInput:
+    """The image of a checked body, or the reference to it. An envelope's ``dataref`` yields to an image sent along.
+
+    Raises:
+        DecodeError: the image is no JPEG, PNG or WebP.
+        ValidationError: not exactly one of ``image`` and ``dataref`` is given.
+    """
+    if body.image is None:
+        if body.dataref is None:
+            raise ValidationError("exactly one of 'image' and 'dataref' is needed; none is given.", where=root)
+        return ImageInput(dataref=body.dataref, top_k=body.top_k)
+    if body.dataref is not None and "dataref" not in fields.places:
+        raise ValidationError("exactly one of 'image' and 'dataref' is needed; both are given.", where=root)
+    media_type = sniff_image(body.image)
+    if media_type is None:
+        raise DecodeError(
+            f"not a JPEG, PNG or WebP image but {name_format(body.image)}.",
+            where=fields.places.get("image", f"{root}.image"),
+        )
+    return ImageInput(data=body.image, content_type=media_type, top_k=body.top_k)
