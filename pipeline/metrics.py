@@ -1,0 +1,97 @@
+"""What a worker reports to Prometheus.
+
+The engine fills in what happens inside it; whoever feeds it counts records, outcomes and lag, because only there is it
+known what was delivered.
+"""
+
+from __future__ import annotations
+
+import threading
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+
+from pipeline.errors import SettingsError
+
+__all__ = ["Metrics"]
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The metrics of one worker, in a registry of their own, so that two in one process do not clash.
+
+    Attributes:
+        records: records read, by ``topic`` (set by the agents).
+        outcomes: outcomes delivered, by ``topic`` of the record and ``status`` (set by the agents).
+        lag: records behind the end of the log, by ``topic`` and ``partition`` (set by the agents).
+        end_to_end: seconds from a record's timestamp to its delivered outcome, by ``topic`` (set by the agents).
+        in_flight: requests inside the engine, by ``model``.
+        results: what the engine made of its requests, by ``model`` and ``status``: ``ok``, ``expired``, ``cancelled``
+            or a record error's code.
+        steps: seconds a request spent, by ``model`` and ``step``: ``prepare``, ``queue`` and ``run``; ``publish`` is
+            set by the agents.
+        batch_size: records in each run of the device, by ``model`` and ``kind``: ``batch`` or ``decode``.
+        prompt_tokens: tokens read, by ``model``.
+        generated_tokens: tokens written, by ``model``.
+        device_seconds: time the device worked, by ``model``.
+        rebuilds: sessions rebuilt after a failure, by ``model``.
+    """
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        self._server: tuple[WSGIServer, threading.Thread] | None = None
+        self.records = Counter("millrace_records", "Records read.", ["topic"], registry=registry)
+        self.outcomes = Counter("millrace_outcomes", "Outcomes delivered.", ["topic", "status"], registry=registry)
+        self.lag = Gauge("millrace_lag_records", "Records not read yet.", ["topic", "partition"], registry=registry)
+        self.end_to_end = _seconds("millrace_end_to_end_seconds", "Record to outcome.", ["topic"], registry)
+        self.in_flight = Gauge("millrace_in_flight_requests", "Requests in the engine.", ["model"], registry=registry)
+        self.results = Counter("millrace_results", "Requests answered.", ["model", "status"], registry=registry)
+        self.steps = _seconds("millrace_step_seconds", "Time a request spent in a step.", ["model", "step"], registry)
+        self.batch_size = Histogram(
+            "millrace_batch_size", "Records in one run.", ["model", "kind"], buckets=SIZES, registry=registry
+        )
+        self.prompt_tokens = Counter("millrace_prompt_tokens", "Tokens read.", ["model"], registry=registry)
+        self.generated_tokens = Counter("millrace_generated_tokens", "Tokens written.", ["model"], registry=registry)
+        self.device_seconds = Counter("millrace_device_seconds", "Device at work.", ["model"], registry=registry)
+        self.rebuilds = Counter("millrace_session_rebuilds", "Sessions rebuilt.", ["model"], registry=registry)
+        ProcessCollector(registry=registry)
+
+    def serve(self, host: str, port: int) -> int:
+        """Answer ``GET /metrics`` on a thread of its own.
+
+        Args:
+            host: the address to listen on.
+            port: 0 takes a free one.
+
+        Returns:
+            The port.
+
+        Raises:
+            SettingsError: the address cannot be listened on, or it is served already.
+        """
+        if self._server is not None:
+            raise SettingsError(f"metrics are already served on port {self._server[0].server_port}.")
+        try:
+            self._server = start_http_server(port, addr=host, registry=self.registry)
+        except OSError as error:
+            raise SettingsError(
+                f"metrics cannot be served on {host}:{port}: {error}. Set worker.metrics_port to 0 for a free port, "
+                "or to -1 for none."
+            ) from error
+        return int(self._server[0].server_port)
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            self._server = None
+
+
+def _seconds(name: str, text: str, labels: list[str], registry: CollectorRegistry) -> Histogram:
+    return Histogram(name, text, labels, buckets=SECONDS, registry=registry)

@@ -1,0 +1,229 @@
+"""ONNX Runtime: the one file that imports it.
+
+Traps it knows (measured on 1.31): a session that cannot have the device it was asked for falls back in silence, so its
+providers are checked; an idle thread pool that spins burns its cores, so it spins for 1 ms only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from pipeline.errors import ModelError
+from pipeline.runtime.cores import available_cores
+from pipeline.runtime.huggingface import open_tokenizer
+from pipeline.runtime.kvcache import DeviceBuffer, HostBuffer, KvCache
+from pipeline.runtime.session import CacheLayout, IntArray, Logits, SessionError, TextCodec
+from pipeline.settings import RuntimeSettings
+
+__all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
+
+LOG = logging.getLogger(__name__)
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+KEPT_BINDINGS = 64
+Device = Literal["cpu", "cuda"]
+
+
+class OnnxBackend:
+    """Opens ONNX Runtime sessions on the device that the settings name, or on the best one there is."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+
+    def open_session(self, path: Path) -> OnnxSession:
+        """Load a classifier. Raises ModelError."""
+        return open_session(path, self._settings)
+
+    def open_decoder(self, path: Path, layout: CacheLayout) -> OnnxDecoder:
+        """Load a decoder and make its cache. Raises ModelError."""
+        return OnnxDecoder(*_load(path, self._settings, fixed_shapes=False), layout)
+
+    def open_tokenizer(self, path: Path) -> TextCodec:
+        """Load a ``tokenizer.json``. Raises ModelError."""
+        return open_tokenizer(path)
+
+
+def open_session(path: Path, settings: RuntimeSettings) -> OnnxSession:
+    """Load a graph without state on the device that ``settings`` name.
+
+    Raises:
+        ModelError: the file is damaged, or the device is not there.
+    """
+    return OnnxSession(*_load(path, settings, fixed_shapes=True))
+
+
+class OnnxSession:
+    """A graph with the output ``logits``."""
+
+    def __init__(self, session: Any, provider: Device) -> None:
+        self._session = session
+        self.provider = provider
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Logits:
+        """The ``logits`` of one batch as float32. Raises SessionError."""
+        try:
+            (logits,) = self._session.run(["logits"], dict(feeds))
+        except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
+            raise SessionError(str(error)) from error
+        return np.asarray(logits, np.float32)
+
+
+class OnnxDecoder:
+    """A decoder whose past and present share memory: each step is bound to a range of slots by address."""
+
+    def __init__(self, session: Any, provider: Device, layout: CacheLayout) -> None:
+        self._session = session
+        self.provider = provider
+        names = [f"{part}_{layer}" for layer in range(layout.layers) for part in ("key", "value")]
+        types = {node.name: node.type for node in session.get_inputs()}
+        if missing := [f"past_{name}" for name in names if f"past_{name}" not in types]:
+            raise ModelError(f"the graph has no input {missing[0]}; the card says {layout.layers} layers.")
+        self._cache = _make_cache(names, layout, DTYPES[types[f"past_{names[0]}"]], provider)
+        logits = next(node for node in session.get_outputs() if node.name == "logits")
+        self._logits = np.empty((layout.slots, layout.vocabulary), DTYPES[logits.type])
+        self._bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()
+
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
+        """Append tokens to slots and predict what follows; see :class:`pipeline.runtime.session.DecoderSession`."""
+        count, size = input_ids.shape
+        ends = (lengths + size - 1).astype(np.int32)
+        try:
+            binding = self._binding(first, count)
+            binding.bind_cpu_input("input_ids", np.ascontiguousarray(input_ids))
+            binding.bind_cpu_input("seqlens_k", ends)
+            binding.bind_cpu_input("total_sequence_length", np.array(ends.max() + 1, np.int32))
+            binding.bind_cpu_input("logits_at", np.full(count, size - 1, np.int64))
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
+            raise SessionError(str(error)) from error
+        return np.asarray(self._logits[:count], np.float32)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` tokens of one slot over another. Raises SessionError."""
+        try:
+            self._cache.move(source, target, length)
+        except Exception as error:
+            raise SessionError(str(error)) from error
+
+    def _binding(self, first: int, count: int) -> Any:
+        """The binding of a range of slots; the last ones used are kept."""
+        binding = self._bindings.pop((first, count), None) or self._bind(first, count)
+        self._bindings[first, count] = binding
+        if len(self._bindings) > KEPT_BINDINGS:
+            self._bindings.popitem(last=False)
+        return binding
+
+    def _bind(self, first: int, count: int) -> Any:
+        binding = self._session.io_binding()
+        rows = self._logits[:count]
+        binding.bind_output("logits", "cpu", 0, rows.dtype, rows.shape, rows.ctypes.data)
+        for name, address, shape in self._cache.views(first, count):
+            binding.bind_input(f"past_{name}", self.provider, 0, self._cache.dtype, shape, address)
+            binding.bind_output(f"present_{name}", self.provider, 0, self._cache.dtype, shape, address)
+        return binding
+
+
+def _load(path: Path, settings: RuntimeSettings, *, fixed_shapes: bool) -> tuple[Any, Device]:
+    device = _device(settings)
+    if device == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    try:
+        session = ort.InferenceSession(path, _options(settings, fixed_shapes=fixed_shapes), providers=providers)
+    except Exception as error:
+        raise ModelError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
+    got: Device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
+    if got != device:
+        _refuse_or_warn(path, settings)
+    return session, got
+
+
+def _refuse_or_warn(path: Path, settings: RuntimeSettings) -> None:
+    message = (
+        f"{path}: the CUDA provider of ONNX Runtime {ort.__version__} does not start. Install the extra `gpu`, which "
+        "brings the CUDA and cuDNN libraries, or set runtime.provider to cpu."
+    )
+    if settings.provider == "cuda":
+        raise ModelError(message)
+    LOG.warning("%s Going on with the CPU.", message)
+
+
+def _device(settings: RuntimeSettings) -> Device:
+    if settings.provider != "auto":
+        return settings.provider
+    return "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_count() else "cpu"
+
+
+def _gpu_count() -> int:
+    """NVIDIA GPUs, as the driver counts them (CUDA driver API, cuDeviceGetCount); 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def _options(settings: RuntimeSettings, *, fixed_shapes: bool) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
+    # Memory plans are kept for every shape seen, and a decoder sees hundreds.
+    options.enable_mem_pattern = fixed_shapes
+    return options
+
+
+class CudaBuffer:
+    """Memory of the GPU. Slots are copied by an Identity graph, bound to the two addresses."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike, copier: Any) -> None:
+        self._memory = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
+        self._slot_shape = shape[1:]
+        self._dtype = np.dtype(dtype)
+        self._copier = copier
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return int(self._memory.data_ptr())
+
+    def move(self, source: int, target: int, length: int) -> None:  # noqa: ARG002 - a whole slot is one copy
+        """Copy one slot over another."""
+        size = int(np.prod(self._slot_shape)) * self._dtype.itemsize
+        binding = self._copier.io_binding()
+        here, there = self.address + source * size, self.address + target * size
+        binding.bind_input("source", "cuda", 0, self._dtype, self._slot_shape, here)
+        binding.bind_output("target", "cuda", 0, self._dtype, self._slot_shape, there)
+        self._copier.run_with_iobinding(binding)
+
+
+def _make_cache(names: list[str], layout: CacheLayout, dtype: npt.DTypeLike, device: Device) -> KvCache:
+    shape = (layout.slots, layout.kv_heads, layout.max_length, layout.head_size)
+    buffers: dict[str, DeviceBuffer] = {}
+    if device == "cpu":
+        buffers = {name: HostBuffer(shape, dtype) for name in names}
+    else:
+        copier = ort.InferenceSession(_identity(dtype), providers=["CUDAExecutionProvider"])
+        buffers = {name: CudaBuffer(shape, dtype, copier) for name in names}
+    return KvCache(buffers, layout, dtype)
+
+
+def _identity(dtype: npt.DTypeLike) -> bytes:
+    """A graph that copies ``source`` [A, B, C] to ``target``."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    source, target = (onnx.helper.make_tensor_value_info(name, kind, ["A", "B", "C"]) for name in ("source", "target"))
+    node = onnx.helper.make_node("Identity", ["source"], ["target"])
+    graph = onnx.helper.make_graph([node], "copy", [source], [target])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,173 @@
+"""The thread that drives one model: plan, admit, run, settle, again and again while there is work.
+
+It never waits for a batch to fill: whatever is ready when the device becomes free is planned.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from pipeline.errors import EngineError, MillraceError, ModelError
+from pipeline.planner import Candidate, Limits, plan_batch
+from pipeline.runtime.gate import DeviceGate
+from pipeline.tasks.task import Dropped, Job, ModelTask, SessionLost, Settled
+
+__all__ = ["Runner"]
+
+P = TypeVar("P")
+LOG = logging.getLogger(__name__)
+MAX_PADDED_WEIGHT = 256 * 1024 * 1024
+"""Bound of one batch's input, in pixels or tokens with padding: 256 MiB of uint8 pixels."""
+
+
+class Runner(Generic[P]):
+    """Runs one task on a thread of its own.
+
+    Args:
+        name: the model, for messages and for the gate.
+        task: what to run.
+        gate: shared with the other models of the device.
+        settled: called on the thread with what is done, and the seconds the device worked for it.
+        failed: called on the thread, once, when it cannot go on; no job is settled after that.
+        opened: called on the thread when the model is ready, with its provider, or with why it is not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: ModelTask[P],
+        gate: DeviceGate,
+        *,
+        opened: Callable[[str | ModelError], None],
+        settled: Callable[[list[Settled[P]], float], None],
+        failed: Callable[[EngineError], None],
+        rebuilt: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.task = task
+        self._gate = gate
+        self._opened, self._settled, self._failed, self._rebuilt = opened, settled, failed, rebuilt
+        self._changed = threading.Condition()
+        self._inbox: list[Job[P]] = []
+        self._closing = False
+        self._waiting: dict[int, Job[P]] = {}
+        self._was_rebuilt = False
+        self._thread = threading.Thread(target=self._main, name=f"millrace-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, which opens the model first."""
+        self._thread.start()
+
+    def add(self, job: Job[P]) -> None:
+        """Hand over a job; from any thread."""
+        with self._changed:
+            self._inbox.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Let the thread end after the run it is in; from any thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            if self._open():
+                while self._receive():
+                    self._cycle()
+        except MillraceError as error:
+            self._failed(EngineError(f"model {self.name} cannot go on: {error}"))
+        except Exception as error:
+            LOG.exception("model %s: the runner's thread ended", self.name)
+            self._failed(EngineError(f"model {self.name} stopped on {type(error).__name__}: {error}. This is a bug."))
+
+    def _open(self) -> bool:
+        try:
+            with self._gate.turn(self.name):
+                provider = self.task.open()
+        except ModelError as error:
+            self._opened(error)
+            return False
+        self._opened(provider)
+        return True
+
+    def _receive(self) -> bool:
+        """Take in new jobs; sleeps only while there is nothing to run. False when closing."""
+        with self._changed:
+            while not (self._inbox or self._waiting or self._closing or self.task.busy()):
+                self._changed.wait()
+            arrived, self._inbox = self._inbox, []
+            self._waiting.update((job.ticket, job) for job in arrived)
+            return not self._closing
+
+    def _cycle(self) -> None:
+        # The turn covers planning and settling: released between two runs only for a moment, the device goes to
+        # whoever has used it least, not to whoever happens to wait while this thread is between two steps.
+        with self._gate.turn(self.name):
+            done = self._schedule()
+            start = time.perf_counter()
+            done += self._run()
+            seconds = time.perf_counter() - start
+            self._stamp(done)
+            self._settled(done, seconds)
+
+    def _schedule(self) -> list[Settled[P]]:
+        """Admit what runs next; what nobody waits for, or too late, is settled instead."""
+        now_ms, now = time.time() * 1_000, time.perf_counter()
+        done = [Settled(self._waiting.pop(job.ticket), Dropped.CANCELLED) for job in self._cancelled()]
+        room = self.task.room()
+        candidates = [_candidate(job, now_ms, now) for job in self._waiting.values()]
+        plan = plan_batch(candidates, now_ms, Limits(max_batch_size=room, max_padded_weight=MAX_PADDED_WEIGHT))
+        done += [Settled(self._waiting.pop(ticket), Dropped.EXPIRED) for ticket in plan.expired]
+        admitted = [self._waiting.pop(ticket) for ticket in plan.run]
+        for job in admitted:
+            job.started_at = now
+        if admitted:
+            self.task.admit(admitted)
+        return done
+
+    def _cancelled(self) -> list[Job[P]]:
+        return [job for job in self._waiting.values() if job.cancelled]
+
+    def _run(self) -> list[Settled[P]]:
+        if not self.task.busy():
+            return []
+        try:
+            return self.task.run(time.time() * 1_000)
+        except SessionLost as error:
+            self._rebuild(error)
+            return []
+
+    def _rebuild(self, error: SessionLost) -> None:
+        if self._was_rebuilt:
+            raise EngineError(f"the session failed again after it had been rebuilt once: {error}") from error
+        LOG.warning("model %s: rebuilding the session: %s", self.name, error)
+        self._was_rebuilt = True
+        self._rebuilt()
+        self.task.recover()
+
+    @staticmethod
+    def _stamp(done: Sequence[Settled[P]]) -> None:
+        now = time.perf_counter()
+        for settled in done:
+            settled.job.finished_at = now
+
+
+def _candidate(job: Job[P], now_ms: float, now: float) -> Candidate:
+    return Candidate(
+        ticket=job.ticket,
+        weight=job.weight,
+        priority=job.request.priority,
+        arrived_ms=now_ms - (now - job.ready_at) * 1_000,
+        deadline_ms=job.request.expires_at_ms,
+        key=job.request.key,
+    )

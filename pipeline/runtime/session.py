@@ -1,0 +1,97 @@
+"""What the tasks need of a device: narrow Protocols in front of ONNX Runtime and the tokenizers library.
+
+The fakes in :mod:`pipeline.runtime.fakes` keep the same promises and are tested by the same cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Backend", "CacheLayout", "DecoderSession", "IntArray", "Logits", "Session", "SessionError", "TextCodec"]
+
+Logits = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+class SessionError(Exception):
+    """A run failed. Whether a record or the device is to blame is for the caller to find out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLayout:
+    """The KV cache of a decoder: for each layer, keys and values [slots, kv_heads, max_length, head_size]."""
+
+    layers: int
+    slots: int
+    kv_heads: int
+    max_length: int
+    head_size: int
+    vocabulary: int
+
+
+class Session(Protocol):
+    """A loaded graph without state. Safe to call from one thread at a time."""
+
+    @property
+    def provider(self) -> str:
+        """The device it runs on: ``cpu`` or ``cuda``."""
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Logits:
+        """The ``logits`` of one batch. Raises SessionError."""
+
+
+class DecoderSession(Protocol):
+    """A decoder and its KV cache of fixed slots. Safe to call from one thread at a time."""
+
+    @property
+    def provider(self) -> str:
+        """The device it runs on: ``cpu`` or ``cuda``."""
+
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
+        """Append tokens to the slots ``first`` to ``first + N - 1`` and predict what follows.
+
+        A step may be repeated: the same tokens at the same lengths leave the same cache.
+
+        Args:
+            first: the first slot of the range.
+            input_ids: int64 [N, S]; ``S`` above 1 requires ``N`` = 1.
+            lengths: int64 [N], the tokens that each slot holds before this step.
+
+        Returns:
+            float32 [N, vocabulary], the logits after the last token; valid until the next step.
+
+        Raises:
+            SessionError: the run failed; lengths and what they cover are unchanged.
+        """
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` tokens of one slot over another. Raises SessionError."""
+
+
+class TextCodec(Protocol):
+    """A tokenizer. Safe to call from several threads."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; special tokens written in it are recognised, none are added."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` without special tokens; incomplete UTF-8 becomes U+FFFD."""
+
+
+class Backend(Protocol):
+    """Opens sessions. Each method raises ModelError when the file is damaged or does not fit the card."""
+
+    def open_session(self, path: Path) -> Session:
+        """Load a graph without state."""
+
+    def open_decoder(self, path: Path, layout: CacheLayout) -> DecoderSession:
+        """Load a decoder and make its KV cache."""
+
+    def open_tokenizer(self, path: Path) -> TextCodec:
+        """Load a ``tokenizer.json``."""

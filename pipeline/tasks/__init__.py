@@ -1,0 +1,1 @@
+"""What a model does: image classification and text generation, from request to output."""

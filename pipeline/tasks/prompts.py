@@ -1,0 +1,97 @@
+"""From a request's messages or prompt to token ids that fit a slot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pipeline.errors import ModelError
+from pipeline.models.card import TextSpec
+from pipeline.runtime.session import TextCodec
+from schemas.errors import PrepareError
+from schemas.messages import TextInput
+
+__all__ = ["PromptReader", "load_chat_template"]
+
+# No tokenizer in use has longer tokens than this, so a text with more characters than it allows need not be tokenized.
+MAX_TOKEN_CHARS = 256
+
+
+class PromptReader:
+    """Renders and tokenizes prompts. Safe to call from several threads.
+
+    Args:
+        spec: the model's text part of the card.
+        codec: its tokenizer.
+        template: its chat template, if it has one.
+        capacity: tokens that a slot holds, prompt and answer together.
+    """
+
+    def __init__(self, spec: TextSpec, codec: TextCodec, template: Template | None, capacity: int) -> None:
+        self._spec = spec
+        self._codec = codec
+        self._template = template
+        self._capacity = capacity
+
+    def read(self, text: TextInput) -> list[int]:
+        """Token ids of the prompt; at least one, and room for one more in the slot.
+
+        Raises:
+            PrepareError: there are messages but no chat template, the template refuses them, or it is too long.
+        """
+        where = "$.prompt" if text.prompt is not None else "$.messages"
+        prompt = self._render(text) if text.prompt is None else text.prompt
+        if len(prompt) > self._capacity * MAX_TOKEN_CHARS:
+            raise self._too_long(f"{len(prompt)} characters", where)
+        ids = self._codec.encode(prompt)
+        if text.prompt is not None and self._spec.bos_token_id is not None:
+            ids = [self._spec.bos_token_id, *ids]
+        return self._checked(ids, where)
+
+    def _checked(self, ids: list[int], where: str) -> list[int]:
+        if not ids:
+            raise PrepareError("the prompt has no tokens. Send some text.", where=where)
+        if len(ids) >= self._capacity:
+            raise self._too_long(f"{len(ids)} tokens", where)
+        if min(ids) < 0 or max(ids) >= self._spec.vocabulary:
+            raise PrepareError("the tokenizer gave a token that the model does not know", where=where)
+        return ids
+
+    def _too_long(self, found: str, where: str) -> PrepareError:
+        return PrepareError(
+            f"the prompt has {found}, and this model holds {self._capacity} tokens with at least 1 for the answer: "
+            f"shorten it to {self._capacity - 1} tokens",
+            where=where,
+        )
+
+    def _render(self, text: TextInput) -> str:
+        if self._template is None:
+            raise PrepareError("this model has no chat template: send 'prompt' instead", where="$.messages")
+        messages = [{"role": message.role, "content": message.content} for message in text.messages]
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
+        except TemplateError as error:
+            raise PrepareError(
+                f"the model's chat template refuses the messages: {error}", where="$.messages"
+            ) from error
+
+
+def load_chat_template(file: Path) -> Template:
+    """Compile a chat template as Hugging Face's transformers does: sandboxed, block lines trimmed.
+
+    Raises:
+        ModelError: it cannot be read or has an error.
+    """
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _raise_exception
+    try:
+        return environment.from_string(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, TemplateError) as error:
+        raise ModelError(f"{file}: the chat template cannot be read: {error}") from error
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
