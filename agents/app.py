@@ -10,8 +10,6 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.engine import Engine
-
 from agents.delivery import Delivery
 from agents.publisher import Publisher
 from agents.serving import Route, Server
@@ -19,6 +17,7 @@ from agents.transport.driver import BatchApp
 from agents.transport.flow import Flow
 from agents.transport.poller import Poller
 from agents.worker_config import consumer_config, producer_config
+from pipeline.engine import Engine
 from pipeline.models.store import find_model
 from pipeline.settings import Settings, load_settings
 from schemas.codecs import Decoder
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from agents.transport.batches import Batch
+    from pipeline.errors import MillraceError
     from schemas.messages import Task
     from schemas.registry import RegistryDecoder
 
@@ -65,6 +65,14 @@ class InferenceApp(BatchApp):
             for topic in (kafka.prompts, kafka.images)
         }
 
+    @property
+    def failure(self) -> MillraceError | None:
+        """What made the engine or the delivery give up, if one has."""
+        for failed in (self.engine.failed, self.delivery.failed):
+            if failed.done():
+                return failed.result()
+        return None
+
     def services_before_agents(self) -> Iterable[Any]:
         """The delivery, which the agents hand their batches to."""
         kafka = self.millrace.kafka
@@ -100,8 +108,7 @@ class InferenceApp(BatchApp):
 
     async def on_stop(self) -> None:
         """Finish or give back what is held, commit, and leave the group, while the agents still run."""
-        failed = self.delivery.failed.done()
-        left = await self.delivery.drain(0.0 if failed else self.millrace.worker.drain_timeout_s)
+        left = await self.delivery.drain(self.millrace.worker.drain_timeout_s if self.failure is None else 0.0)
         if left:
             self.log.warning("%d records are given back unserved; their next owner serves them", left)
         await self.delivery.leave()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from confluent_kafka import Message
-    from pipeline.metrics import Metrics
 
     from agents.publisher import OutgoingRecord, Publisher
     from agents.serving import Reply, Server
     from agents.transport.flow import Flow
     from agents.transport.poller import Poller
+    from pipeline.metrics import Metrics
     from schemas.messages import TokenPiece
     from schemas.records import RawRecord
 
@@ -153,7 +154,7 @@ class Delivery(Service):  # type: ignore[misc]
             self._give_back(messages)
             return
         epoch = self._ledger.open(partition, [place(message)[2] for message in messages])
-        self._metrics.records_in(partition.topic, len(messages))
+        self._metrics.records.labels(partition.topic).inc(len(messages))
         self._route(Batch(partition, epoch, messages))
 
     async def _serve(
@@ -178,7 +179,7 @@ class Delivery(Service):  # type: ignore[misc]
             await delivered
             # 5. Settle: the next commit may pass this record.
             self._ledger.settle(batch.partition, batch.epoch, record.offset)
-            self._metrics.outcome(record.topic, reply.outcome)
+            self._count(record, reply, computed)
         except MillraceError as error:
             self.fail(error)
         except Exception as error:
@@ -189,6 +190,12 @@ class Delivery(Service):  # type: ignore[misc]
                 done.set_result(None)
             self._end_turn(batch.partition, record.key, done)
             self._flows[record.topic].give_back(size)
+
+    def _count(self, record: RawRecord, reply: Reply, computed: float) -> None:
+        model = reply.outcome.model.name if reply.outcome.model else ""
+        self._metrics.outcomes.labels(record.topic, reply.outcome.status).inc()
+        self._metrics.steps.labels(model, "publish").observe(time.perf_counter() - computed)
+        self._metrics.end_to_end.labels(record.topic).observe(max(0.0, time.time() - record.timestamp_ms / 1_000))
 
     def _take_turn(
         self, partition: Partition, key: bytes | None
@@ -234,14 +241,15 @@ class Delivery(Service):  # type: ignore[misc]
         for partition in partitions:
             for task in self._working.pop(partition, set()):
                 task.cancel()
-            self._metrics.forget_partition(*partition)
+            with suppress(KeyError):  # a partition that never had a position has no lag to forget
+                self._metrics.lag.remove(*partition)
         self._ledger.revoke(partitions)
 
     def _report_lag(self, end_offsets: Mapping[Partition, int]) -> None:
         committable = self._ledger.committable()
         for partition, end in end_offsets.items():
             if partition in committable:
-                self._metrics.lag(partition.topic, partition.number, end - committable[partition])
+                self._metrics.lag.labels(*partition).set(end - committable[partition])
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit_regularly(self) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agents.app import InferenceApp, create_app
 from pipeline.errors import MillraceError, TransportError
@@ -79,17 +79,14 @@ def _announce(app: InferenceApp, settings: Settings) -> None:
 
 async def _until_stopped(app: InferenceApp, stop: asyncio.Event) -> None:
     """Return when told to stop; raise what made the app fail."""
-    waits: list[asyncio.Future[object]] = [
-        asyncio.ensure_future(stop.wait()),
-        asyncio.ensure_future(app.wait_until_stopped()),
-        app.delivery.failed,  # type: ignore[list-item]
-        app.engine.failed,
-    ]
+    told = asyncio.ensure_future(stop.wait())
+    ended = asyncio.ensure_future(app.wait_until_stopped())
+    waits: list[asyncio.Future[Any]] = [told, ended, app.delivery.failed, app.engine.failed]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits[:2]:
-        wait.cancel()
-    if app.delivery.failed.done():
-        raise app.delivery.failed.result()
+    told.cancel()
+    ended.cancel()
+    if app.failure is not None:
+        raise app.failure
     if app.crash_reason is not None:
         raise TransportError(f"the Faust app failed: {app.crash_reason!r}") from app.crash_reason
     if not stop.is_set():
