@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "OutcomeError",
     "OutcomeStatus",
+    "Role",
     "Source",
     "Task",
     "TextInput",
@@ -34,6 +35,7 @@ __all__ = [
 Task = Literal["text-generation", "image-classification"]
 OutcomeStatus = Literal["ok", "error", "expired"]
 FinishReason = Literal["stop", "length"]
+Role = Literal["system", "user", "assistant"]
 
 MAX_MESSAGES = 256
 MAX_TEXT_CHARS = 200_000
@@ -55,7 +57,7 @@ class Source(Struct, frozen=True, kw_only=True):
 class ChatMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 

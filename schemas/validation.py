@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from schemas.errors import DecodeError, ValidationError
+from schemas.messages import Role, Task
 
 __all__ = ["check_names", "convert", "decode_json", "decode_text", "shorten"]
 
@@ -17,6 +18,8 @@ T = TypeVar("T")
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _MISSING = object()
+# msgspec's message on a closed set of values does not say what the set is.
+_CHOICES: dict[str, tuple[str, ...]] = {"task": get_args(Task), "role": get_args(Role)}
 
 
 def shorten(value: object, limit: int = 80) -> str:
@@ -54,7 +57,8 @@ def decode_json(data: bytes, *, where: str, hint: str = "") -> Any:
     except RecursionError:
         raise DecodeError("JSON is nested too deep.", where=where) from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise DecodeError(f"not JSON: {error}.{hint}", where=where) from None
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise DecodeError(f"not JSON: {reason}.{hint}", where=where) from None
 
 
 def check_names(names: Iterable[object], known: Iterable[str], *, places: Mapping[str, str], root: str) -> None:
@@ -103,9 +107,15 @@ def _explain(text: str, value: Mapping[str, Any], *, places: Mapping[str, str], 
     # Without the field's name a message that is shown alone ("Expected `int` >= 1") says too little.
     label = path.removeprefix("$.") if name else "value"
     got = _lookup(value, path)
+    what = what[:1].lower() + what[1:] + _known_choices(what, path)
     if got is _MISSING or "got `" in what or "'" in what or (match and match["key"]):
         return ValidationError(f"{label}: {what}.", where=where)
     return ValidationError(f"{label}: {what}, got {shorten(got)}.", where=where)
+
+
+def _known_choices(what: str, path: str) -> str:
+    choices = _CHOICES.get(path.rpartition(".")[2], ()) if what.startswith("Invalid enum value") else ()
+    return f"; known: {', '.join(choices)}" if choices else ""
 
 
 def _lookup(value: Any, path: str) -> Any:
