@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+from typing import IO, Any, NamedTuple
+
+import pytest
+
+from agents.broker import EmbeddedBroker
+from agents.topics import create_topics
+from pipeline.settings import BrokerSettings, KafkaSettings, Settings
+
+TINY = "dialogues-tiny,digits-tiny"
+
+
+class Worker(NamedTuple):
+    """A worker that serves: its process, its ready line, and how long it took from the start of the process."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, Any]
+    ready_after_s: float
+
+
+StartWorker = Callable[..., Worker]
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a Kafka of these tests' own."""
+    broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path_factory.mktemp("kafka") / "data"), heap_mib=384))
+    servers = broker.start().bootstrap_servers
+    try:
+        yield servers
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
+def kafka_settings(kafka: str) -> KafkaSettings:
+    """Topics and a consumer group of one test's own, created."""
+    name = f"acceptance-{secrets.token_hex(4)}"
+    settings = KafkaSettings(bootstrap_servers=kafka, topic_prefix=f"{name}.", group_id=name, partitions=2)
+    create_topics(Settings(kafka=settings))
+    return settings
+
+
+@pytest.fixture
+def start_worker(kafka_settings: KafkaSettings, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts a worker on this test's topics and waits until it serves; stops it after the test."""
+    with ExitStack() as stack:
+
+        def start(
+            python: Path | str = sys.executable, *, models: str = TINY, environ: Mapping[str, str] | None = None
+        ) -> Worker:
+            variables = {**os.environ, **_environ(kafka_settings, models), **(environ or {})}
+            return stack.enter_context(_worker(python, variables, tmp_path))
+
+        yield start
+
+
+def _environ(kafka: KafkaSettings, models: str) -> dict[str, str]:
+    return {
+        "MILLRACE_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "MILLRACE_KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
+        "MILLRACE_KAFKA__GROUP_ID": kafka.group_id,
+        "MILLRACE_MODELS__SERVE": models,
+        "MILLRACE_RUNTIME__PROVIDER": "cpu",
+        "MILLRACE_WORKER__METRICS_PORT": "0",
+    }
+
+
+@contextmanager
+def _worker(python: Path | str, environ: Mapping[str, str], folder: Path) -> Iterator[Worker]:
+    started = time.monotonic()
+    with (folder / "worker.log").open("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [str(python), "-m", "console.main", "worker"],
+            env=dict(environ), cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        try:
+            ready = _ready_line(process, timeout_s=120)
+            if ready is None:
+                log.seek(0)
+                pytest.fail(f"the worker never said that it is ready; it ended with {process.poll()}:\n{log.read()}")
+            yield Worker(process, ready, time.monotonic() - started)
+        finally:
+            _stop(process)
+
+
+def _ready_line(process: subprocess.Popen[str], timeout_s: float) -> dict[str, Any] | None:
+    """The first line with the event "ready", or None when the worker ends or the time is over before it."""
+    lines: Queue[str] = Queue()
+    assert process.stdout is not None
+    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            line = lines.get(timeout=left)
+        except Empty:
+            return None
+        if not line:
+            return None
+        event: dict[str, Any] = json.loads(line)
+        if event.get("event") == "ready":
+            return event
+    return None
+
+
+def _pump(stream: IO[str], lines: Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
