@@ -36,18 +36,19 @@ __all__ = ["InferenceApp", "create_app"]
 class InferenceApp(BatchApp):
     """A worker: the engine, the delivery, and what Kafka needs around them.
 
+    Args:
+        settings: of this worker.
+        engine: not started yet.
+
     Attributes:
         engine: computes requests; started before the first record is fetched.
         delivery: keeps the ledger; there once the app has begun to start.
-
-    Raises:
-        ModelError: a model to serve is missing or damaged.
     """
 
     delivery: Delivery
     publisher: Publisher
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, engine: Engine) -> None:
         kafka, worker = settings.kafka, settings.worker
         super().__init__(
             kafka.group_id,
@@ -59,7 +60,7 @@ class InferenceApp(BatchApp):
             web_enabled=False,
         )
         self.millrace = settings
-        self.engine = Engine(settings, [find_model(name, settings) for name in settings.models.serve])
+        self.engine = engine
         self._flows = {
             topic: Flow(max_records=worker.max_in_flight_records, max_bytes=worker.max_in_flight_bytes)
             for topic in (kafka.prompts, kafka.images)
@@ -120,9 +121,18 @@ class InferenceApp(BatchApp):
         await self.publisher.close(self.millrace.worker.drain_timeout_s)
 
 
-def create_app(settings: Settings) -> InferenceApp:
-    """The app with its two agents. Raises ModelError when a model to serve is missing or damaged."""
-    app = InferenceApp(settings)
+def create_app(settings: Settings, engine: Engine | None = None) -> InferenceApp:
+    """The app with its two agents.
+
+    Args:
+        settings: of this worker.
+        engine: not started yet; ``None`` makes one that serves the models of the settings.
+
+    Raises:
+        ModelError: a model to serve is missing or damaged.
+    """
+    models = settings.models.serve if engine is None else ()
+    app = InferenceApp(settings, engine or Engine(settings, [find_model(name, settings) for name in models]))
     for topic, name in ((settings.kafka.prompts, "prompts"), (settings.kafka.images, "images")):
         app.agent(app.topic(topic, acks=False, value_type=bytes, key_type=bytes), name=name)(_agent(app))
     return app

@@ -1,0 +1,215 @@
+"""The whole path through a real Kafka, with an engine on fakes: what is promised of every record, whatever the model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from agents.app import InferenceApp, create_app
+from agents.topics import create_topics
+from pipeline.engine import Engine
+from pipeline.runtime.fakes import FakeBackend, fake_classifier, fake_generator
+from pipeline.settings import BatchingSettings, KafkaSettings, Settings, WorkerSettings
+
+pytestmark = pytest.mark.integration
+
+StartApp = Callable[..., Awaitable[InferenceApp]]
+
+
+@pytest.fixture
+def settings(kafka: str, topic_prefix: str) -> Settings:
+    names = KafkaSettings(
+        bootstrap_servers=kafka, topic_prefix=topic_prefix, group_id=topic_prefix, session_timeout_s=6
+    )
+    made = Settings(
+        kafka=names,
+        worker=WorkerSettings(commit_interval_s=0.1, max_in_flight_records=64, drain_timeout_s=10),
+        batching=BatchingSettings(max_length=64),
+    )
+    create_topics(made)
+    return made
+
+
+@pytest.fixture
+async def start_app(settings: Settings, tmp_path: Path) -> AsyncIterator[StartApp]:
+    """Starts workers in this process; each is stopped at the end of the test."""
+    apps: list[InferenceApp] = []
+
+    async def start(backend: FakeBackend | None = None, **changes: Any) -> InferenceApp:
+        models = [fake_generator(tmp_path), fake_classifier(tmp_path)]
+        app = create_app(settings, Engine(settings, models, backend=backend or FakeBackend()))
+        apps.append(app)
+        await app.start()
+        return app
+
+    yield start
+    for app in apps:
+        await app.stop()
+
+
+def produce(settings: Settings, topic: str, records: Iterable[tuple[str | None, bytes | None]]) -> int:
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "compression.type": "gzip"})
+    failures: list[str] = []
+    count = 0
+    for key, value in records:
+        producer.produce(topic, value, key, on_delivery=lambda error, _: error and failures.append(str(error)))
+        producer.poll(0)
+        count += 1
+    assert producer.flush(30) == 0
+    assert failures == []
+    return count
+
+
+def read(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
+    """The first ``count`` messages of ``topic``, and whatever follows within half a second."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "group.id": "reader",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(settings.kafka.partitions)])
+    found: list[Any] = []
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and len(found) < count:
+        found += [message for message in consumer.consume(500, 0.2) if message.error() is None]
+    found += [message for message in consumer.consume(500, 0.5) if message.error() is None]
+    consumer.close()
+    return found
+
+
+async def outcomes(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
+    messages = await asyncio.to_thread(read, settings, topic, count, timeout_s)
+    return [json.loads(message.value()) for message in messages]
+
+
+def committed(settings: Settings, topic: str) -> int:
+    consumer = Consumer({"bootstrap.servers": settings.kafka.bootstrap_servers, "group.id": settings.kafka.group_id})
+    partitions = [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
+    offsets = consumer.committed(partitions, timeout=10)
+    consumer.close()
+    return sum(max(0, tp.offset) for tp in offsets)
+
+
+def sources(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
+    return Counter((outcome["source"]["partition"], outcome["source"]["offset"]) for outcome in found)
+
+
+async def test_every_record_gets_one_outcome_and_only_then_is_committed(
+    settings: Settings, start_app: StartApp
+) -> None:
+    app = await start_app()
+    sent = produce(settings, settings.kafka.prompts, [(f"k{i % 7}", f"prompt {i}".encode()) for i in range(300)])
+    found = await outcomes(settings, settings.kafka.prompt_results, sent)
+    assert sources(found) == Counter(dict.fromkeys(sources(found), 1))
+    assert len(found) == sent
+    assert {outcome["status"] for outcome in found} == {"ok"}
+    await app.stop()
+    assert committed(settings, settings.kafka.prompts) == sent
+
+
+async def test_outcomes_of_one_key_come_in_the_order_of_its_records(settings: Settings, start_app: StartApp) -> None:
+    await start_app()
+    values = [b"" if i % 5 == 0 else b"x" * (i % 9 + 1) for i in range(200)]
+    sent = produce(settings, settings.kafka.prompts, [(f"k{i % 4}", value) for i, value in enumerate(values)])
+    messages = await asyncio.to_thread(read, settings, settings.kafka.prompt_results, sent)
+    by_key: dict[bytes, list[int]] = {}
+    for message in messages:
+        by_key.setdefault(message.key(), []).append(json.loads(message.value())["source"]["offset"])
+    assert sum(map(len, by_key.values())) == sent
+    assert all(offsets == sorted(offsets) for offsets in by_key.values())
+
+
+async def test_records_that_cannot_be_served_get_an_error_and_a_dead_letter_with_their_bytes(
+    settings: Settings, start_app: StartApp
+) -> None:
+    await start_app()
+    bad = [b"", None, b"\xff\xfe\xfa", b'{"prompt": "a", "max_tokens": -1}', b'{"prompt": ']
+    produce(settings, settings.kafka.prompts, [("good", b"before"), *(("bad", value) for value in bad)])
+    produce(settings, settings.kafka.prompts, [("good", b"after")])
+    found = await outcomes(settings, settings.kafka.prompt_results, len(bad) + 2)
+    assert Counter(outcome["status"] for outcome in found) == {"ok": 2, "error": len(bad)}
+    letters = await asyncio.to_thread(read, settings, settings.kafka.dead_letters, len(bad))
+    assert sorted(letter.value() or b"" for letter in letters) == sorted(value or b"" for value in bad)
+    headers = dict(letters[0].headers())
+    assert headers["__connect.errors.topic"].decode() == settings.kafka.prompts
+
+
+async def test_a_restarted_worker_serves_only_what_was_not_committed(settings: Settings, start_app: StartApp) -> None:
+    first = await start_app()
+    produce(settings, settings.kafka.prompts, [(None, b"one")])
+    await outcomes(settings, settings.kafka.prompt_results, 1)
+    await first.stop()
+    produce(settings, settings.kafka.prompts, [(None, b"two")])
+    await start_app()
+    found = await outcomes(settings, settings.kafka.prompt_results, 2)
+    assert sorted(outcome["output"]["text"] for outcome in found) == ["one", "two"]
+
+
+async def test_two_workers_share_the_partitions_and_repeat_nothing(settings: Settings, start_app: StartApp) -> None:
+    await start_app()
+    sent = produce(settings, settings.kafka.prompts, [(f"k{i}", b"first") for i in range(200)])
+    await outcomes(settings, settings.kafka.prompt_results, sent)
+    second = await start_app()
+    for _ in range(100):
+        if second.delivery.poller and second.delivery.poller.assignment:
+            break
+        await asyncio.sleep(0.1)
+    assert second.delivery.poller
+    assert second.delivery.poller.assignment
+    sent += produce(settings, settings.kafka.prompts, [(f"k{i}", b"second") for i in range(200)])
+    found = await outcomes(settings, settings.kafka.prompt_results, sent)
+    assert len(found) == sent
+    assert max(sources(found).values()) == 1
+
+
+async def test_a_stalled_topic_does_not_hold_up_the_other(settings: Settings, start_app: StartApp) -> None:
+    stop = False
+
+    def slow(array: Any) -> bool:
+        if array.ndim == 2 and not stop:
+            time.sleep(0.2)
+        return False
+
+    await start_app(FakeBackend(fault=slow))
+    produce(settings, settings.kafka.prompts, [(None, b"a long prompt, slowly echoed")] * 400)
+    sent = produce(settings, settings.kafka.images, [(None, PIXEL)] * 20)
+    found = await outcomes(settings, settings.kafka.image_results, sent, timeout_s=20)
+    stop = True
+    assert len(found) == sent
+
+
+async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Settings, start_app: StartApp) -> None:
+    broken = False
+
+    def fault(_: Any) -> bool:
+        return broken
+
+    app = await start_app(FakeBackend(fault=fault))
+    broken = True
+    sent = produce(settings, settings.kafka.images, [(None, PIXEL)] * 10)
+    await asyncio.wait_for(asyncio.shield(app.delivery.failed), 20)
+    await app.stop()
+    assert committed(settings, settings.kafka.images) == 0
+    await start_app()
+    found = await outcomes(settings, settings.kafka.image_results, sent)
+    assert len(found) == sent
+    assert {outcome["status"] for outcome in found} == {"ok"}
+
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63600500000700"
+    "0680cd628a0000000049454e44ae426082"
+)
+"""A PNG of one grey pixel."""
