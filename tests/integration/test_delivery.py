@@ -1,4 +1,4 @@
-"""The whole path through a real Kafka, with an engine on fakes: what is promised of every record, whatever the model."""
+"""The whole path through a real Kafka with an engine on fakes: what is promised of every record, whatever the model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agents.app import InferenceApp, create_app
 from agents.topics import create_topics
 from pipeline.engine import Engine
 from pipeline.runtime.fakes import FakeBackend, fake_classifier, fake_generator
 from pipeline.settings import BatchingSettings, KafkaSettings, Settings, WorkerSettings
+from tests.records import committed, grey_pixel_png, produce, read, read_outcomes, sources
 
 pytestmark = pytest.mark.integration
 
@@ -55,55 +55,8 @@ async def start_app(settings: Settings, tmp_path: Path) -> AsyncIterator[StartAp
         await app.stop()
 
 
-def produce(settings: Settings, topic: str, records: Iterable[tuple[str | None, bytes | None]]) -> int:
-    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "compression.type": "gzip"})
-    failures: list[str] = []
-    count = 0
-    for key, value in records:
-        producer.produce(topic, value, key, on_delivery=lambda error, _: error and failures.append(str(error)))
-        producer.poll(0)
-        count += 1
-    assert producer.flush(30) == 0
-    assert failures == []
-    return count
-
-
-def read(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
-    """The first ``count`` messages of ``topic``, and whatever follows within half a second."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "group.id": "reader",
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-        }
-    )
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(settings.kafka.partitions)])
-    found: list[Any] = []
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and len(found) < count:
-        found += [message for message in consumer.consume(500, 0.2) if message.error() is None]
-    found += [message for message in consumer.consume(500, 0.5) if message.error() is None]
-    consumer.close()
-    return found
-
-
 async def outcomes(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
-    messages = await asyncio.to_thread(read, settings, topic, count, timeout_s)
-    return [json.loads(message.value()) for message in messages]
-
-
-def committed(settings: Settings, topic: str) -> int:
-    consumer = Consumer({"bootstrap.servers": settings.kafka.bootstrap_servers, "group.id": settings.kafka.group_id})
-    partitions = [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
-    offsets = consumer.committed(partitions, timeout=10)
-    consumer.close()
-    return sum(max(0, tp.offset) for tp in offsets)
-
-
-def sources(found: list[dict[str, Any]]) -> Counter[tuple[int, int]]:
-    return Counter((outcome["source"]["partition"], outcome["source"]["offset"]) for outcome in found)
+    return await asyncio.to_thread(read_outcomes, settings, topic, count, timeout_s)
 
 
 async def test_every_record_gets_one_outcome_and_only_then_is_committed(
@@ -184,7 +137,7 @@ async def test_a_stalled_topic_does_not_hold_up_the_other(settings: Settings, st
 
     await start_app(FakeBackend(fault=slow))
     produce(settings, settings.kafka.prompts, [(None, b"a long prompt, slowly echoed")] * 400)
-    sent = produce(settings, settings.kafka.images, [(None, PIXEL)] * 20)
+    sent = produce(settings, settings.kafka.images, [(None, grey_pixel_png())] * 20)
     found = await outcomes(settings, settings.kafka.image_results, sent, timeout_s=20)
     stop = True
     assert len(found) == sent
@@ -198,7 +151,7 @@ async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Set
 
     app = await start_app(FakeBackend(fault=fault))
     broken = True
-    sent = produce(settings, settings.kafka.images, [(None, PIXEL)] * 10)
+    sent = produce(settings, settings.kafka.images, [(None, grey_pixel_png())] * 10)
     await asyncio.wait_for(asyncio.shield(app.delivery.failed), 20)
     await app.stop()
     assert committed(settings, settings.kafka.images) == 0
@@ -206,10 +159,3 @@ async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Set
     found = await outcomes(settings, settings.kafka.image_results, sent)
     assert len(found) == sent
     assert {outcome["status"] for outcome in found} == {"ok"}
-
-
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63600500000700"
-    "0680cd628a0000000049454e44ae426082"
-)
-"""A PNG of one grey pixel."""
