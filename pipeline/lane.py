@@ -88,7 +88,7 @@ class Lane:
 
     def _observer(self, metrics: Metrics) -> StepObserver:
         sizes = {kind: metrics.batch_size.labels(self.name, kind) for kind in ("batch", "decode")}
-        tokens = {"prefill": metrics.prompt_tokens, "decode": metrics.generated_tokens}
+        tokens = {"prefill": metrics.prompt_tokens, "token": metrics.generated_tokens}
         counters = {kind: counter.labels(self.name) for kind, counter in tokens.items()}
 
         def observe(kind: str, count: int) -> None:

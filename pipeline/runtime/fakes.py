@@ -144,7 +144,7 @@ def fake_classifier(folder: Path, classes: int = 10) -> ServedModel:
 
 
 def fake_generator(folder: Path, max_length: int = 256) -> ServedModel:
-    """A model for :class:`FakeBackend`: it echoes the prompt or the last message. Its template is written to ``folder``."""
+    """A model for :class:`FakeBackend`: it echoes the prompt or the last message. Its template goes to ``folder``."""
     (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
     text = TextSpec(
         tokenizer="tokenizer.json",

@@ -66,11 +66,14 @@ def _allowed(path: Path, roots: Sequence[Path]) -> Path:
 def _read(path: Path, max_bytes: int) -> bytes:
     # O_NONBLOCK: a named pipe must not hang the thread. O_NOFOLLOW: the checked path may have been swapped for a link.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise _refusal("dataref is not a regular file")
-        data = file.read(max_bytes + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(handle)
     if len(data) > max_bytes:
         raise _refusal(f"dataref names a file of {status.st_size} bytes, more than images.max_bytes = {max_bytes}")
     return data

@@ -160,6 +160,7 @@ class TextGeneration:
             self._fail(sequence, SessionError("its logits are not finite"))
             return
         sequence.append(logits, batch_size)
+        self._observe("token", 1)
         if sequence.finish_reason is not None:
             self._slots.take(lambda it: it is sequence)
             self._settle(sequence, sequence.answer())

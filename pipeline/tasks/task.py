@@ -15,7 +15,7 @@ __all__ = ["Answer", "Dropped", "Job", "ModelTask", "Result", "SessionLost", "Se
 
 P = TypeVar("P")
 
-# Told of each run: its kind ("batch", "prefill" or "decode") and its records (tokens, for "prefill").
+# Told of each run: "batch" or "decode" and its records, "prefill" and its tokens, "token" for each one chosen.
 StepObserver = Callable[[str, int], None]
 
 

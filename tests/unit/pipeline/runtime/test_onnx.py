@@ -1,0 +1,280 @@
+"""ONNX Runtime for real, on small graphs; what the fakes promise is checked on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from pipeline.engine import Engine
+from pipeline.errors import ModelError
+from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
+from pipeline.models.decoder import DecoderSpec, build_decoder
+from pipeline.models.decoder_spec import weight_shapes
+from pipeline.models.store import ServedModel
+from pipeline.runtime.fakes import FakeDecoder, FakeSession
+from pipeline.runtime.onnx import OnnxBackend, open_session
+from pipeline.runtime.session import CacheLayout, DecoderSession, Session, SessionError
+from pipeline.settings import RuntimeSettings
+from schemas.messages import ClassificationOutput, Outcome, TextOutput
+from tests.unit.pipeline.helpers import image_request, settings, text_request
+
+CPU = RuntimeSettings(provider="cpu", threads=2)
+VOCABULARY, LAYERS, LENGTH = 258, 2, 64
+LAYOUT = CacheLayout(layers=LAYERS, slots=5, kv_heads=2, max_length=LENGTH, head_size=16, vocabulary=VOCABULARY)
+
+
+def classifier(folder: Path) -> Path:
+    """Class scores: the pixels' mean in each of 4 columns."""
+    helper = onnx.helper
+    weights = np.zeros((16, 4), np.float32)
+    weights[np.arange(16), np.arange(16) % 4] = 0.25
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "columns",
+        [helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", 4, 4, 1])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 4])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    path = folder / "columns.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def decoder(folder: Path, shape: Any = "llama", precision: Any = "int8") -> Path:
+    kv_heads = 2 if shape == "llama" else 4
+    spec = DecoderSpec(
+        shape=shape,
+        layers=LAYERS,
+        hidden=64,
+        heads=4,
+        kv_heads=kv_heads,
+        head_size=16,
+        mlp=96,
+        vocabulary=VOCABULARY,
+        max_length=LENGTH,
+    )
+    random = np.random.default_rng(0)
+    weights = {
+        name: (random.standard_normal(size) * 0.3 + ("norm" in name and len(size) == 1)).astype(np.float32)
+        for name, size in weight_shapes(spec).items()
+    }
+    path = folder / f"{shape}-{precision}.onnx"
+    onnx.save(build_decoder(spec, weights, precision), path)
+    return path
+
+
+def tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer of 256 tokens without merges."""
+    alphabet = sorted(ByteLevel.alphabet())
+    it = Tokenizer(BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    it.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    it.decoder = ByteLevelDecoder()
+    it.save(str(folder / "tokenizer.json"))
+
+
+def served(folder: Path, task: Any, file: Path, **part: Any) -> ServedModel:
+    card = ModelCard(
+        name=f"tiny-{task.split('-')[0]}",
+        version="1",
+        task=task,
+        description="",
+        license="Apache-2.0",
+        source="a test",
+        variants={"int8": Variant(file=file.name, sha256="a" * 64)},
+        **part,
+    )
+    return ServedModel(card=card, folder=folder)
+
+
+def image_model(folder: Path) -> ServedModel:
+    (folder / "labels.txt").write_text("a\nb\nc\nd\n")
+    spec = ImageSpec(height=4, width=4, channels=1, resize=4, labels="labels.txt")
+    return served(folder, "image-classification", classifier(folder), image=spec)
+
+
+def text_model(folder: Path, shape: Any = "llama") -> ServedModel:
+    tokenizer(folder)
+    spec = TextSpec(
+        tokenizer="tokenizer.json",
+        layers=LAYERS,
+        kv_heads=2 if shape == "llama" else 4,
+        head_size=16,
+        vocabulary=VOCABULARY,
+        max_length=LENGTH,
+        eos_token_ids=(257,),
+    )
+    return served(folder, "text-generation", decoder(folder, shape), text=spec)
+
+
+@pytest.fixture(params=["fake", "onnx"])
+def session(request: pytest.FixtureRequest, tmp_path: Path) -> Session:
+    return FakeSession(4) if request.param == "fake" else open_session(classifier(tmp_path), CPU)
+
+
+@pytest.fixture(params=["fake", "llama-int8", "llama-fp32"])
+def cached(request: pytest.FixtureRequest, tmp_path: Path) -> DecoderSession:
+    if request.param == "fake":
+        return FakeDecoder(LAYOUT)
+    return OnnxBackend(CPU).open_decoder(decoder(tmp_path, *request.param.split("-")), LAYOUT)
+
+
+def test_a_session_gives_one_row_for_each_image(session: Session) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
+    together = session.run({"pixels": images})
+    assert together.shape == (7, 4)
+    assert together.dtype == np.float32
+    assert (together == np.concatenate([session.run({"pixels": images[i : i + 1]}) for i in range(7)])).all()
+
+
+def test_a_session_that_fails_says_so_and_goes_on(tmp_path: Path) -> None:
+    session = open_session(classifier(tmp_path), CPU)
+    with pytest.raises(SessionError, match="pixels"):
+        session.run({"pixels": np.zeros((1, 9, 9, 1), np.uint8)})
+    assert session.run({"pixels": np.zeros((1, 4, 4, 1), np.uint8)}).shape == (1, 4)
+
+
+def read(session: DecoderSession, slot: int, ids: list[int], chunk: int = LENGTH) -> npt.NDArray[np.float32]:
+    logits: npt.NDArray[np.float32] = np.empty((1, 0), np.float32)
+    for at in range(0, len(ids), chunk):
+        part = np.array([ids[at : at + chunk]], np.int64)
+        logits = session.step(slot, part, np.array([at], np.int64)).copy()
+    return np.asarray(logits[0])
+
+
+PROMPTS = [[3, 1, 4, 256], [1, 5, 9, 2, 6, 256], [5, 3, 5, 8, 9, 7, 9, 256], [2, 256]]
+
+
+def decode(session: DecoderSession, first: int, prompts: list[list[int]]) -> npt.NDArray[np.float32]:
+    last = np.array([[prompt[0]] for prompt in prompts], np.int64)
+    return session.step(first, last, np.array([len(prompt) for prompt in prompts], np.int64)).copy()
+
+
+def test_a_step_does_not_depend_on_who_shares_it(cached: DecoderSession) -> None:
+    for slot, prompt in enumerate(PROMPTS):
+        read(cached, slot, prompt)
+    together = decode(cached, 0, PROMPTS)
+    alone = np.concatenate([decode(cached, slot, [prompt]) for slot, prompt in enumerate(PROMPTS)])
+    pairs = np.concatenate([decode(cached, slot, PROMPTS[slot : slot + 2]) for slot in (0, 2)])
+    assert (together == alone).all()
+    assert (together == pairs).all()
+
+
+def test_a_step_does_not_depend_on_its_slot(cached: DecoderSession) -> None:
+    assert (read(cached, 0, PROMPTS[1]) == read(cached, 4, PROMPTS[1])).all()
+
+
+def test_a_prompt_read_in_chunks_is_the_same_prompt(cached: DecoderSession) -> None:
+    whole, chunked = read(cached, 0, PROMPTS[2]), read(cached, 1, PROMPTS[2], chunk=3)
+    assert np.allclose(whole, chunked, atol=1e-3)
+    assert np.allclose(decode(cached, 0, [PROMPTS[2]]), decode(cached, 1, [PROMPTS[2]]), atol=1e-3)
+
+
+def test_a_moved_sequence_goes_on_in_its_new_slot(cached: DecoderSession) -> None:
+    read(cached, 3, PROMPTS[2])
+    expected = decode(cached, 3, [PROMPTS[2]])
+    read(cached, 0, [9] * 20)
+    cached.move(3, 0, len(PROMPTS[2]))
+    assert (decode(cached, 0, [PROMPTS[2]]) == expected).all()
+
+
+def test_a_slot_used_before_leaves_no_trace(cached: DecoderSession) -> None:
+    fresh = read(cached, 1, PROMPTS[0])
+    read(cached, 2, list(range(60)))
+    assert (read(cached, 2, PROMPTS[0]) == fresh).all()
+
+
+def test_a_repeated_step_gives_the_same_again(cached: DecoderSession) -> None:
+    read(cached, 0, PROMPTS[0])
+    assert (decode(cached, 0, [PROMPTS[0]]) == decode(cached, 0, [PROMPTS[0]])).all()
+
+
+def test_a_missing_or_damaged_file_stops_the_start_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.onnx"):
+        open_session(tmp_path / "none.onnx", CPU)
+    (tmp_path / "bad.onnx").write_bytes(b"junk")
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        OnnxBackend(CPU).open_decoder(tmp_path / "bad.onnx", LAYOUT)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="tokenizer"):
+        OnnxBackend(CPU).open_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_graph_that_lacks_a_layers_cache_stops_the_start(tmp_path: Path) -> None:
+    more = CacheLayout(layers=3, slots=1, kv_heads=2, max_length=LENGTH, head_size=16, vocabulary=VOCABULARY)
+    with pytest.raises(ModelError, match="past_key_2"):
+        OnnxBackend(CPU).open_decoder(decoder(tmp_path), more)
+
+
+async def serve(model: ServedModel, submits: Callable[[Engine], Any], **sections: dict[str, Any]) -> list[Outcome]:
+    engine = Engine(settings(runtime={"provider": "cpu", "threads": 2}, **sections), [model])
+    await engine.start()
+    try:
+        outcomes: list[Outcome] = await asyncio.gather(*submits(engine))
+        return outcomes
+    finally:
+        await engine.close()
+
+
+async def test_the_engine_classifies_images_with_onnx_runtime(tmp_path: Path) -> None:
+    outcomes = await serve(image_model(tmp_path), lambda engine: [engine.submit(image_request(9)) for _ in range(40)])
+    assert {outcome.model.provider for outcome in outcomes if outcome.model} == {"cpu"}
+    for outcome in outcomes:
+        assert isinstance(outcome.output, ClassificationOutput)
+        assert [label.score for label in outcome.output.labels] == [0.25] * 4
+
+
+def reference(folder: Path, prompt: str, count: int) -> list[int]:
+    """Greedy decoding of one prompt alone, step by step."""
+    backend = OnnxBackend(CPU)
+    session = backend.open_decoder(decoder(folder), LAYOUT)
+    tokens = backend.open_tokenizer(folder / "tokenizer.json").encode(prompt)
+    logits = read(session, 0, tokens)
+    for _ in range(count - 1):
+        tokens.append(int(logits.argmax()))
+        logits = session.step(0, np.array([tokens[-1:]], np.int64), np.array([len(tokens) - 1], np.int64))[0].copy()
+    return [*tokens, int(logits.argmax())][-count:]
+
+
+async def test_continuous_batching_says_what_each_prompt_alone_would_get(tmp_path: Path) -> None:
+    model = text_model(tmp_path)
+    prompts = [chr(97 + i) * (1 + i * 5 % 30) for i in range(12)]
+    outcomes = await serve(
+        model,
+        lambda engine: [engine.submit(text_request(prompt, max_tokens=2 + i % 9)) for i, prompt in enumerate(prompts)],
+        batching={"max_slots": 3},
+    )
+    codec = OnnxBackend(CPU).open_tokenizer(tmp_path / "tokenizer.json")
+    for i, (prompt, outcome) in enumerate(zip(prompts, outcomes, strict=True)):
+        assert isinstance(outcome.output, TextOutput)
+        tokens = reference(tmp_path, prompt, 2 + i % 9)
+        tokens = tokens[: tokens.index(257)] if 257 in tokens else tokens
+        assert outcome.output.text == codec.decode(tokens)
+    assert max(outcome.batch_size for outcome in outcomes) > 1
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+async def test_sampled_answers_do_not_depend_on_batch_mates(tmp_path: Path, shape: str) -> None:
+    model = text_model(tmp_path, shape)
+    requests = [text_request(chr(97 + i) * (3 + i), max_tokens=12, temperature=1.0, top_p=0.9) for i in range(8)]
+    crowd = await serve(model, lambda engine: [engine.submit(request) for request in requests])
+    alone = await serve(
+        model, lambda engine: [engine.submit(request) for request in reversed(requests)], batching={"max_slots": 1}
+    )
+    assert [outcome.output for outcome in crowd] == [outcome.output for outcome in reversed(alone)]
+    assert len({str(outcome.output) for outcome in crowd}) > 1

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.models.card import TextSpec
+from pipeline.runtime.fakes import END_OF_PROMPT, VOCABULARY, FakeTokenizer
+from pipeline.tasks.prompts import PromptReader, load_chat_template
+from schemas.errors import PrepareError
+from schemas.messages import ChatMessage, TextInput
+
+CHAT = TextInput(messages=(ChatMessage(role="system", content="S"), ChatMessage(role="user", content="U")))
+CHATML = """
+{%- for message in messages %}
+{{ bos_token }}{{ message['role'] }}:{{ message['content'] }};
+{%- endfor %}
+{%- if add_generation_prompt %}>{% endif %}
+"""
+
+
+def reader(folder: Path, template: str | None = None, capacity: int = 100, **fields: Any) -> PromptReader:
+    numbers = {"layers": 1, "kv_heads": 1, "head_size": 1, "vocabulary": VOCABULARY, "max_length": capacity}
+    spec = TextSpec(**({"tokenizer": "t", "eos_token_ids": (257,)} | numbers | fields))
+    if template is None:
+        return PromptReader(spec, FakeTokenizer(), None, capacity)
+    (folder / "chat.jinja").write_text(template)
+    return PromptReader(spec, FakeTokenizer(), load_chat_template(folder / "chat.jinja"), capacity)
+
+
+def read(reader: PromptReader, text: TextInput) -> str:
+    return FakeTokenizer().decode(reader.read(text))
+
+
+def test_messages_are_rendered_with_the_special_strings_and_the_generation_prompt(tmp_path: Path) -> None:
+    assert read(reader(tmp_path, CHATML, special={"bos_token": "^"}), CHAT) == "^system:S;^user:U;>"
+
+
+def test_a_prompt_goes_as_it_is_behind_the_bos_token(tmp_path: Path) -> None:
+    ids = reader(tmp_path, CHATML, bos_token_id=1).read(TextInput(prompt="{{ 1 + 1 }}"))
+    assert ids == [1, *b"{{ 1 + 1 }}", END_OF_PROMPT]
+
+
+def test_messages_are_text_not_templates(tmp_path: Path) -> None:
+    text = TextInput(messages=(ChatMessage(role="user", content="{{ 7 * 7 }}"),))
+    assert read(reader(tmp_path, "{{ messages[0]['content'] }}"), text) == "{{ 7 * 7 }}"
+
+
+def test_messages_without_a_template_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match="no chat template"):
+        reader(tmp_path).read(CHAT)
+
+
+def test_a_template_may_refuse_messages_with_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match="roles must alternate"):
+        reader(tmp_path, "{{ raise_exception('roles must alternate') }}").read(CHAT)
+
+
+@pytest.mark.parametrize(
+    "attack", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ raise_exception.__globals__.keys() }}"]
+)
+def test_a_template_cannot_leave_its_sandbox(tmp_path: Path, attack: str) -> None:
+    with pytest.raises(PrepareError, match="template"):
+        reader(tmp_path, attack).read(CHAT)
+
+
+def test_a_broken_template_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"chat\.jinja: the chat template cannot be read"):
+        reader(tmp_path, "{% if %}")
+
+
+def test_the_longest_prompt_leaves_room_for_one_token(tmp_path: Path) -> None:
+    assert len(reader(tmp_path, capacity=10).read(TextInput(prompt="x" * 8))) == 9
+    with pytest.raises(PrepareError, match=r"10 tokens.* holds 10 tokens.* shorten it to 9 tokens"):
+        reader(tmp_path, capacity=10).read(TextInput(prompt="x" * 9))
+
+
+def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrepareError, match="does not know"):
+        reader(tmp_path, vocabulary=100).read(TextInput(prompt="x"))
