@@ -38,7 +38,7 @@ StartWorker = Callable[..., Worker]
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a Kafka of these tests' own."""
     broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path_factory.mktemp("kafka") / "data"), heap_mib=384))
-    servers = broker.start().bootstrap_servers
+    servers = broker.start(owned=True).bootstrap_servers
     try:
         yield servers
     finally:
