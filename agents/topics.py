@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -22,9 +23,10 @@ from agents.broker import EmbeddedBroker
 from pipeline.errors import BrokerError, TransportError
 from pipeline.settings import KafkaSettings, Settings
 
-__all__ = ["client_config", "create_topics"]
+__all__ = ["client_config", "create_topics", "delete_topics"]
 
 TIMEOUT_S = 30.0
+POLL_S = 0.02
 DEAD_LETTER_FACTOR = 4
 MAX_BYTES = "max.message.bytes"
 LOG = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ def create_topics(settings: Settings) -> list[str]:
         known = {name: before[name] for name in kafka.topics if name in before}
         _grow(admin, known, kafka.partitions)
         _raise_limits(admin, known, kafka)
+        _wait_until_seen(admin, kafka)
     except (KafkaException, ValueError) as error:
         raise TransportError(
             f"The topics cannot be made at {config['bootstrap.servers']}: {_text(error)}. See that Kafka runs there, "
@@ -130,6 +133,17 @@ def _raise_limits(admin: AdminClient, known: Mapping[str, int], kafka: KafkaSett
             change = ConfigResource(ResourceType.TOPIC, resource.name, incremental_configs=[entry])
             _settle(admin.incremental_alter_configs([change], request_timeout=TIMEOUT_S))
             LOG.warning("topic %s takes records of up to %d bytes now, %d before", resource.name, wanted, has)
+
+
+def _wait_until_seen(admin: AdminClient, kafka: KafkaSettings) -> None:
+    """Kafka answers before its nodes have heard of a new topic or partition; a client then meets an unknown topic."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        seen = _partitions(admin)
+        if all(seen.get(name, 0) >= kafka.partitions for name in kafka.topics):
+            return
+        time.sleep(POLL_S)
+    raise TransportError(f"The topics were made, but Kafka does not show all of them after {TIMEOUT_S:.0f} s.")
 
 
 def _settle(futures: Mapping[Any, Future[Any]]) -> None:
