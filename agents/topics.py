@@ -88,6 +88,22 @@ def create_topics(settings: Settings) -> list[str]:
     return created
 
 
+def delete_topics(settings: Settings) -> None:
+    """Remove the topics of the settings with all their records; those that do not exist are passed over.
+
+    Raises:
+        TransportError: Kafka cannot be reached, or refuses.
+        BrokerError: no Kafka is named and the embedded one does not run.
+    """
+    try:
+        admin = AdminClient({**client_config(settings), "logger": QUIET})
+        there = [name for name in settings.kafka.topics if name in _partitions(admin)]
+        for future in admin.delete_topics(there, operation_timeout=TIMEOUT_S).values() if there else ():
+            future.result(TIMEOUT_S)
+    except KafkaException as error:
+        raise TransportError(f"The topics {settings.kafka.topic_prefix}* cannot be removed: {_text(error)}.") from error
+
+
 def max_bytes(name: str, kafka: KafkaSettings) -> int:
     """The topic's ``max.message.bytes``. A dead letter always fits: the original record and what went wrong."""
     return kafka.max_message_bytes * (DEAD_LETTER_FACTOR if name == kafka.dead_letters else 1)
