@@ -17,7 +17,7 @@ import msgspec
 from mode import Service
 
 from agents.ledger import Ledger, Partition
-from agents.records import place, record_size
+from agents.records import offset_of, place, record_size
 from agents.serving import encode_piece
 from agents.transport.batches import Batch
 from pipeline.errors import EngineError, MillraceError, TransportError
@@ -153,7 +153,7 @@ class Delivery(Service):  # type: ignore[misc]
         if partition not in self._ledger:
             self._give_back(messages)
             return
-        epoch = self._ledger.open(partition, [place(message)[2] for message in messages])
+        epoch = self._ledger.open(partition, [offset_of(message) for message in messages])
         self._metrics.records.labels(partition.topic).inc(len(messages))
         self._route(Batch(partition, epoch, messages))
 

@@ -13,7 +13,7 @@ from schemas.records import Header, RawRecord
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-__all__ = ["place", "raw_record", "record_size"]
+__all__ = ["offset_of", "place", "raw_record", "record_size"]
 
 ENVELOPE_BYTES = 256
 """What a record costs in memory beside its key and value, roughly."""
@@ -21,11 +21,11 @@ ENVELOPE_BYTES = 256
 
 def raw_record(message: Message) -> RawRecord:
     """The record that ``message``, which is no error, carries."""
-    topic, partition, offset = place(message)
+    topic, partition = place(message)
     return RawRecord(
         topic=topic,
         partition=partition,
-        offset=offset,
+        offset=offset_of(message),
         timestamp_ms=message.timestamp()[1],
         key=message.key(),
         value=message.value(),
@@ -33,9 +33,14 @@ def raw_record(message: Message) -> RawRecord:
     )
 
 
-def place(message: Message) -> tuple[str, int, int]:
-    """Topic, partition and offset of ``message``, which is no error."""
-    return cast("tuple[str, int, int]", (message.topic(), message.partition(), message.offset()))
+def place(message: Message) -> tuple[str, int]:
+    """Topic and partition of ``message``, which is no error."""
+    return message.topic(), message.partition()  # type: ignore[return-value]
+
+
+def offset_of(message: Message) -> int:
+    """Offset of ``message``, which is no error."""
+    return message.offset()  # type: ignore[return-value]
 
 
 def record_size(message: Message) -> int:

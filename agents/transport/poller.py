@@ -11,8 +11,8 @@ import contextlib
 import queue
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import Future
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -87,7 +87,7 @@ class Poller(threading.Thread):
 
     # Called from other threads.
 
-    def commit(self, offsets: Mapping[Partition, int]) -> Future[dict[Partition, int]]:
+    def commit(self, offsets: Mapping[Partition, int]) -> Future[Mapping[Partition, int]]:
         """Commit ``offsets``; the future gives those the broker took, or the TransportError."""
         return self._call(lambda: self._commit(offsets))
 
@@ -187,21 +187,21 @@ class Poller(threading.Thread):
             self._deliver(messages)
 
     def _deliver(self, messages: list[Message]) -> None:
-        good = [message for message in messages if not self._is_error(message)]
-        good.sort(key=place)
-        for partition, group in groupby(good, key=_partition_of):
-            records = tuple(group)
+        groups: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
+        for message in messages:
+            if (error := message.error()) is None:
+                groups[place(message)].append(message)
+            else:
+                self._check_error(message, error)
+        for name, records in groups.items():
+            partition = Partition(*name)
             if partition in self._assigned:
                 self._flows[partition.topic].take([record_size(record) for record in records])
-                self._listener.on_messages(partition, records)
+                self._listener.on_messages(partition, tuple(records))
 
-    def _is_error(self, message: Message) -> bool:
-        error = message.error()
-        if error is None:
-            return False
+    def _check_error(self, message: Message, error: KafkaError) -> None:
         if error.code() not in IGNORED_ERRORS | PASSING_ERRORS and (error.fatal() or not error.retriable()):
             raise TransportError(f"Kafka refused to deliver from {message.topic() or self._servers}: {error.str()}")
-        return True
 
     def _report_position(self) -> None:
         if time.monotonic() < self._lag_at:
@@ -214,7 +214,7 @@ class Poller(threading.Thread):
                 ends[partition] = end
         self._listener.on_position(ends)
 
-    def _commit(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
+    def _commit(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, int]:
         held = {partition: offset for partition, offset in offsets.items() if partition in self._assigned}
         if not held:
             return {}
@@ -253,7 +253,3 @@ class Poller(threading.Thread):
 
 def _names(partitions: Iterable[TopicPartition]) -> list[Partition]:
     return [Partition(tp.topic, tp.partition) for tp in partitions]
-
-
-def _partition_of(message: Message) -> Partition:
-    return Partition(*place(message)[:2])
