@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -28,7 +29,9 @@ class HostBuffer:
     """Zeroed memory of the CPU, [slots, kv_heads, max_length, head_size]; pages are taken when they are used."""
 
     def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
-        self._array: npt.NDArray[Any] = np.zeros(shape, dtype)
+        # Not np.zeros: NumPy asks for huge pages, and one token in each head's 2 MiB would take nearly all of the memory.
+        memory = mmap.mmap(-1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        self._array: npt.NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
 
     @property
     def address(self) -> int:
