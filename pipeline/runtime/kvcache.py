@@ -29,7 +29,7 @@ class HostBuffer:
     """Zeroed memory of the CPU, [slots, kv_heads, max_length, head_size]; pages are taken when they are used."""
 
     def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
-        # Not np.zeros: NumPy asks for huge pages, and one token in each head's 2 MiB would take nearly all of the memory.
+        # Not np.zeros: NumPy asks for huge pages, and then a short sequence takes the memory of a long one.
         memory = mmap.mmap(-1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         self._array: npt.NDArray[Any] = np.frombuffer(memory, dtype).reshape(shape)
 
