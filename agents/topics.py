@@ -71,19 +71,18 @@ def create_topics(settings: Settings) -> list[str]:
         BrokerError: no Kafka is named and the embedded one does not run.
     """
     kafka = settings.kafka
-    config: dict[str, Any] = {**client_config(settings), "logger": QUIET}
+    admin = _admin(settings)
     try:
-        admin = AdminClient(config)
         before = _partitions(admin)
         created = [name for name in kafka.topics if name not in before and _create(admin, name, kafka)]
         known = {name: before[name] for name in kafka.topics if name in before}
         _grow(admin, known, kafka.partitions)
         _raise_limits(admin, known, kafka)
         _wait_until_seen(admin, kafka)
-    except (KafkaException, ValueError) as error:
+    except (KafkaException, TimeoutError) as error:
         raise TransportError(
-            f"The topics cannot be made at {config['bootstrap.servers']}: {_text(error)}. See that Kafka runs there, "
-            "and that kafka.client of the settings is what it wants (security, names)."
+            f"The topics {kafka.topic_prefix}* cannot be made at {_bootstrap_servers(settings)}: {_text(error)}. See "
+            "that Kafka runs there, and that kafka.client of the settings is what it wants (security, names)."
         ) from error
     return created
 
@@ -95,13 +94,22 @@ def delete_topics(settings: Settings) -> None:
         TransportError: Kafka cannot be reached, or refuses.
         BrokerError: no Kafka is named and the embedded one does not run.
     """
+    admin = _admin(settings)
     try:
-        admin = AdminClient({**client_config(settings), "logger": QUIET})
-        there = [name for name in settings.kafka.topics if name in _partitions(admin)]
+        known = _partitions(admin)
+        there = [name for name in settings.kafka.topics if name in known]
         for future in admin.delete_topics(there, operation_timeout=TIMEOUT_S).values() if there else ():
             future.result(TIMEOUT_S)
-    except KafkaException as error:
+    except (KafkaException, TimeoutError) as error:
         raise TransportError(f"The topics {settings.kafka.topic_prefix}* cannot be removed: {_text(error)}.") from error
+
+
+def _admin(settings: Settings) -> AdminClient:
+    config: dict[str, Any] = {**client_config(settings), "logger": QUIET}
+    try:
+        return AdminClient(config)
+    except KafkaException as error:
+        raise TransportError(f"kafka.client of the settings is refused by librdkafka: {_text(error)}.") from error
 
 
 def max_bytes(name: str, kafka: KafkaSettings) -> int:
@@ -167,5 +175,5 @@ def _settle(futures: Mapping[Any, Future[Any]]) -> None:
 
 
 def _text(error: Exception) -> str:
-    reason = error.args[0] if error.args else error
-    return reason.str() if isinstance(reason, KafkaError) else str(error)
+    reason = error.args[0] if error.args else "no answer in time"
+    return reason.str() if isinstance(reason, KafkaError) else str(reason)

@@ -123,7 +123,8 @@ class EmbeddedBroker:
 
     def status(self) -> BrokerInfo | None:
         """The broker as it is now, perhaps not ready yet or with dead nodes; ``None`` when no node is alive."""
-        return self._info() if load_layout(self.data) and self._whole_cluster().alive() else None
+        layout = load_layout(self.data)
+        return self._info() if layout and layout.ports and self._whole_cluster().alive() else None
 
     def _whole_cluster(self) -> Cluster:
         """The cluster with as many nodes as the folder can have, whatever number this object was made with."""
@@ -145,9 +146,10 @@ class EmbeddedBroker:
 
     def _check_nodes(self) -> None:
         layout = load_layout(self.data)
-        if layout is None:
-            self._whole_cluster().end(self.stop_timeout_s)  # left over from a folder of this name that was removed
-        elif layout.nodes != self._cluster.nodes:
+        if layout is None or not layout.ports:
+            # Left over from a folder of this name whose broker.json is gone: nobody can know where it listens.
+            self._whole_cluster().end(self.stop_timeout_s)
+        if layout is not None and layout.nodes != self._cluster.nodes:
             raise BrokerError(
                 f"The broker in {self.data} was made with {layout.nodes} node(s), not {self._cluster.nodes}. Start it "
                 "with that number; or name another folder with MILLRACE_BROKER__DATA; or stop it and remove the folder "

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agents.broker.java import Java
 from agents.broker.layout import Layout, NodeFiles
-from agents.broker.processes import MAIN_CLASS, spawn
+from agents.broker.processes import MAIN_CLASS, find_nodes, reap, spawn
 from agents.broker.properties import java_options, log4j2, server_properties, write_properties
 from pipeline.errors import BrokerError
 
 __all__ = ["format_node", "log_tail", "start_node", "write_settings"]
 
 FORMAT_TIMEOUT_S = 60.0
+APPEAR_TIMEOUT_S = 5.0
+APPEAR_POLL_S = 0.002
 TAIL_LINES = 6
 TAIL_BYTES = 64 * 1024
 
@@ -49,7 +52,8 @@ def format_node(files: NodeFiles, cluster_id: str, java: Java, jars: Sequence[Pa
     except subprocess.TimeoutExpired as error:
         raise BrokerError(f"Kafka took more than {FORMAT_TIMEOUT_S:.0f} s to format {files.records}.") from error
     if done.returncode:
-        lines = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+        text = (done.stdout + done.stderr).decode(errors="replace")
+        lines = [line for line in text.splitlines() if not line.startswith("\tat ")]
         raise BrokerError(f"Kafka cannot format {files.records}:\n" + "\n".join(lines[-TAIL_LINES:]))
     files.formatted.touch()
 
@@ -61,7 +65,12 @@ def start_node(files: NodeFiles, heap_mib: int, java: Java, jars: Sequence[Path]
         OSError: Java cannot be run.
     """
     command = [str(java.program), *java_options(files, heap_mib), MAIN_CLASS, str(files.properties)]
-    return spawn(command, _environ(jars), files.console)
+    pid = spawn(command, _environ(jars), files.console)
+    # Its command line, by which it is known, shows a moment after it was started.
+    deadline = time.monotonic() + APPEAR_TIMEOUT_S
+    while not find_nodes([files.properties]) and not reap(pid) and time.monotonic() < deadline:
+        time.sleep(APPEAR_POLL_S)
+    return pid
 
 
 def _environ(jars: Sequence[Path]) -> dict[str, str]:

@@ -80,10 +80,12 @@ def _command_lines() -> Iterable[tuple[int, str]]:
                 yield int(folder), line.rstrip("\0").replace("\0", " ")
 
 
-def reap(pid: int) -> None:
-    """Let go of a dead child, if it is one of ours; a live one, or somebody else's, is left alone."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+def reap(pid: int) -> bool:
+    """Let go of a child that has died; whether it has. A live one, or somebody else's, is left alone."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return False
 
 
 def end_nodes(properties: Sequence[Path], grace_s: float) -> list[int]:
