@@ -8,7 +8,6 @@ accepted; unknown extension attributes are ignored, as the specification asks.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -74,7 +73,7 @@ def open_structured(event: Mapping[str, Any], headers: Headers) -> Envelope:
         places=places,
         media_type=read_media_type(media, where="$.datacontenttype"),
         media_place="$.datacontenttype",
-        data=data or None,
+        data=None if data in (b"", "") else data,
         data_place=place,
         root=place,
     )
@@ -113,7 +112,9 @@ def _structured_data(event: Mapping[str, Any]) -> tuple[bytes | str | dict[str, 
 
 
 def _decode_base64(encoded: Any) -> bytes:
+    if not isinstance(encoded, str):
+        raise DecodeError(f"data_base64: expected text, got {shorten(encoded)}.", where="$.data_base64")
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
-    except (AttributeError, ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise DecodeError(f"data_base64 is not base64: {error}.", where="$.data_base64") from None

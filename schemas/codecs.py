@@ -136,7 +136,9 @@ def _open_declared_event(record: RawRecord, headers: Headers, media_type: str) -
             f"{media_type[:80]!r} is not accepted. Send one event a record, as {STRUCTURED}.",
             where="header content-type",
         )
-    event = decode_json(record.value or b"", where="value")
+    if not record.value:
+        raise _nothing_in(record)
+    event = decode_json(record.value, where="value")
     if not isinstance(event, dict):
         raise DecodeError(f"expected a CloudEvent, a JSON object, got {shorten(event)}.")
     return open_structured(event, headers)
@@ -148,8 +150,12 @@ def _without_data(envelope: Envelope, record: RawRecord) -> Fields:
         return Fields(values={})
     if envelope.data_place != "value":
         raise DecodeError("the event has no data. Send a prompt or an image.", where="$.data")
+    raise _nothing_in(record)
+
+
+def _nothing_in(record: RawRecord) -> DecodeError:
     what = "null (a tombstone)" if record.value is None else "empty"
-    raise DecodeError(f"the value is {what}. Send a prompt or an image.")
+    return DecodeError(f"the value is {what}. Send a prompt or an image.")
 
 
 def _header_claims(headers: Headers) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def name_format(data: bytes) -> str:
     for magic, name in _FOREIGN:
         if data.startswith(magic):
             return name
+    if not data:
+        return "nothing"
     if data[4:8] == b"ftyp":
         return "an HEIC, AVIF or MP4 file"
     return f"{len(data):,} bytes that begin with {data[:12]!r}"

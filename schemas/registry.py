@@ -7,7 +7,7 @@ own deserializers (extra ``registry``), :class:`FakeRegistry` is for tests and f
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from schemas.errors import DecodeError, RegistryError
@@ -90,7 +90,7 @@ class ConfluentRegistry:
         from confluent_kafka.schema_registry.avro import AvroDeserializer
         from confluent_kafka.schema_registry.json_schema import JSONDeserializer
 
-        self.client = schema_registry.SchemaRegistryClient({"url": url, **(client or {})})
+        self.client = schema_registry.SchemaRegistryClient.new_client({"url": url, **(client or {})})
         # By topic: the default asks the registry for "associations" first, which older registries do not have.
         conf = {"subject.name.strategy": schema_registry.topic_subject_name_strategy}
         self._deserializers = {
@@ -106,11 +106,12 @@ class ConfluentRegistry:
         context = SerializationContext(record.topic, MessageField.VALUE, list(record.headers))
         try:
             kind = self._schema_type(record.value or b"", context)
-            return self._deserializers[kind](record.value, context)
-        except KeyError as error:
-            raise DecodeError(f"schema {name} is of type {error}. Use Avro or JSON Schema.") from None
+            deserialize = self._deserializers.get(kind)
+            if deserialize is not None:
+                return deserialize(record.value, context)
         except Exception as error:
             raise _explain(error, name) from error
+        raise DecodeError(f"schema {name} is of type {kind!r}. Use Avro or JSON Schema.")
 
     def _schema_type(self, value: bytes, context: Any) -> str:
         from confluent_kafka.schema_registry import dual_schema_id_deserializer
@@ -126,10 +127,20 @@ class ConfluentRegistry:
 def _explain(error: Exception, name: str) -> DecodeError | RegistryError:
     """Whose fault ``error`` is: the registry's (it cannot be reached, or refuses us) or the record's."""
     from confluent_kafka.schema_registry import SchemaRegistryError
-    from httpx import HTTPError
 
     if isinstance(error, SchemaRegistryError) and error.http_status_code == 404:
         return DecodeError(f"schema {name} is not in the registry: {error.error_message}.")
-    if isinstance(error, SchemaRegistryError | HTTPError | OSError):
+    if isinstance(error, SchemaRegistryError) or any(_is_transport(cause) for cause in _causes(error)):
         return RegistryError(f"the schema registry could not give schema {name}: {error}.")
     return DecodeError(f"the value does not fit schema {name}: {str(error)[:500] or type(error).__name__}.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_transport(error: BaseException) -> bool:
+    """Whether the network or the HTTP client failed. By module: confluent-kafka changes clients (httpx, httpx2)."""
+    return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore"))
