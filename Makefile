@@ -7,9 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 NAME ?=
+BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench tiny-models clean
+.PHONY: help demo test check bench bench-name tiny-models clean
 
 help: ## print this list
 	@echo "Millrace. Targets:"
@@ -28,10 +29,12 @@ check: $(VENV)/.installed-dev ## lint, format, types, import rules, generated pa
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.settings_page --check
 
-bench: $(VENV)/.installed-dev ## run one benchmark: make bench NAME=...
-	@test -f "benchmarks/$(NAME).py" || { \
-		echo "make bench: NAME=$(NAME) is not a benchmark. There are: $(basename $(notdir $(wildcard benchmarks/[a-z]*.py)))" >&2; exit 2; }
+bench: bench-name $(VENV)/.installed-dev ## run one benchmark: make bench NAME=...
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+bench-name:
+	@test -f "benchmarks/$(NAME).py" || { \
+		echo "make bench: NAME=$(NAME) is not a benchmark. There are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }
 
 tiny-models: $(VENV)/.installed-models ## train, quantize and measure our own tiny models again
 	$(BIN)/python -m tools.tiny $(ARGS)
