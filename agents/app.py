@@ -18,6 +18,7 @@ from agents.transport.flow import Flow
 from agents.transport.poller import Poller
 from agents.worker_config import consumer_config, producer_config
 from pipeline.engine import Engine
+from pipeline.errors import SettingsError
 from pipeline.models.store import find_model
 from pipeline.settings import Settings, load_settings
 from schemas.codecs import Decoder
@@ -130,6 +131,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> InferenceApp
 
     Raises:
         ModelError: a model to serve is missing or damaged.
+        SettingsError: a schema registry is set, and what speaks to one is not installed.
     """
     models = settings.models.serve if engine is None else ()
     app = InferenceApp(settings, engine or Engine(settings, [find_model(name, settings) for name in models]))
@@ -163,9 +165,15 @@ def _routes(settings: Settings) -> dict[str, Route]:
 def _registry(settings: Settings) -> RegistryDecoder | None:
     if not settings.kafka.schema_registry_url:
         return None
-    from schemas.registry import ConfluentRegistry  # needs the extra `registry`
+    from schemas.registry import ConfluentRegistry
 
-    return ConfluentRegistry(settings.kafka.schema_registry_url)
+    try:
+        return ConfluentRegistry(settings.kafka.schema_registry_url, settings.kafka.schema_registry_client)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"settings: kafka.schema_registry_url is set, but {error.name} is not installed: "
+            "`pip install 'millrace[registry]'`, or leave the setting empty."
+        ) from error
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from agents.publisher import OutgoingRecord
 from schemas.dead_letters import dead_letter
 from schemas.errors import RecordError, RegistryError
+from schemas.limits import MAX_KEY_BYTES
 from schemas.outcomes import encode_outcome, encode_token, error_outcome
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class Server:
     def encode(self, record: RawRecord, reply: Reply) -> list[OutgoingRecord]:
         """The records to publish for ``reply``: the dead letter, if there is one, before the outcome."""
         value, headers = encode_outcome(reply.outcome)
-        outcome = OutgoingRecord(self._routes[record.topic].results, record.key, value, list(headers))
+        # A key that was refused for its size would make the outcome as large; its digest stands in the value.
+        key = record.key if len(record.key or b"") <= MAX_KEY_BYTES else None
+        outcome = OutgoingRecord(self._routes[record.topic].results, key, value, list(headers))
         return [outcome] if reply.letter is None else [reply.letter, outcome]
 
 

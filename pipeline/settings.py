@@ -40,7 +40,8 @@ MEBIBYTE = 1024 * 1024
 class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the topics are. Empty ``bootstrap_servers`` means the embedded broker.
 
-    ``client`` is passed to every Kafka client unchanged: librdkafka's own names, such as ``security.protocol``.
+    ``client`` is passed to every Kafka client unchanged: librdkafka's own names, such as ``security.protocol``;
+    ``schema_registry_client`` to confluent-kafka's registry client, such as ``basic.auth.user.info``.
     """
 
     bootstrap_servers: str = ""
@@ -52,6 +53,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     session_timeout_s: Annotated[float, Meta(ge=6, le=300)] = 10.0
     delivery_timeout_s: PositiveSeconds = 120.0
     schema_registry_url: str = ""
+    schema_registry_client: dict[str, str] = {}
     client: dict[str, str] = {}
 
     @property

@@ -1,0 +1,1 @@
+"""Scripts of the workshop: they make what is shipped, and are not shipped themselves."""
