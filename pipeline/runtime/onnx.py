@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.runtime.cores import available_cores
@@ -25,10 +26,10 @@ from pipeline.runtime.kvcache import DeviceBuffer, HostBuffer, KvCache
 from pipeline.runtime.session import CacheLayout, IntArray, Logits, SessionError, TextCodec
 from pipeline.settings import RuntimeSettings
 
-__all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
+__all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "gpu_count", "open_session"]
 
 LOG = logging.getLogger(__name__)
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 KEPT_BINDINGS = 64
 Device = Literal["cpu", "cuda"]
 
@@ -45,7 +46,10 @@ class OnnxBackend:
 
     def open_decoder(self, path: Path, layout: CacheLayout) -> OnnxDecoder:
         """Load a decoder and make its cache. Raises ModelError."""
-        return OnnxDecoder(*_load(path, self._settings, fixed_shapes=False), layout)
+        session, device = _load(path, self._settings, fixed_shapes=False)
+        if device == "cuda" and _cache_type(session) == np.float32:
+            session, device = _load(path, _on_cpu(path, self._settings), fixed_shapes=False)
+        return OnnxDecoder(session, device, layout)
 
     def open_tokenizer(self, path: Path) -> TextCodec:
         """Load a ``tokenizer.json``. Raises ModelError."""
@@ -87,7 +91,7 @@ class OnnxDecoder:
         types = {node.name: node.type for node in session.get_inputs()}
         if missing := [f"past_{name}" for name in names if f"past_{name}" not in types]:
             raise ModelError(f"the graph has no input {missing[0]}; the card says {layout.layers} layers.")
-        self._cache = _make_cache(names, layout, DTYPES[types[f"past_{names[0]}"]], provider)
+        self._cache = _make_cache(names, layout, _cache_type(session), provider)
         logits = next(node for node in session.get_outputs() if node.name == "logits")
         self._logits = np.empty((layout.slots, layout.vocabulary), DTYPES[logits.type])
         self._bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()
@@ -147,6 +151,19 @@ def _load(path: Path, settings: RuntimeSettings, *, fixed_shapes: bool) -> tuple
     return session, got
 
 
+def _cache_type(session: Any) -> type[np.floating[Any]]:
+    return next((DTYPES[node.type] for node in session.get_inputs() if node.name.startswith("past_")), np.float32)
+
+
+def _on_cpu(path: Path, settings: RuntimeSettings) -> RuntimeSettings:
+    """ONNX Runtime's GroupQueryAttention has no float32 kernel for CUDA, and mixing devices spoils the shared cache."""
+    message = f"{path}: a decoder with a float32 cache runs on the CPU alone."
+    if settings.provider == "cuda":
+        raise ModelError(f"{message} Set runtime.provider to auto or cpu.")
+    LOG.warning("%s Going on with the CPU.", message)
+    return replace(settings, provider="cpu")
+
+
 def _refuse_or_warn(path: Path, settings: RuntimeSettings) -> None:
     message = (
         f"{path}: the CUDA provider of ONNX Runtime {ort.__version__} does not start. Install the extra `gpu`, which "
@@ -160,10 +177,10 @@ def _refuse_or_warn(path: Path, settings: RuntimeSettings) -> None:
 def _device(settings: RuntimeSettings) -> Device:
     if settings.provider != "auto":
         return settings.provider
-    return "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() and _gpu_count() else "cpu"
+    return "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() and gpu_count() else "cpu"
 
 
-def _gpu_count() -> int:
+def gpu_count() -> int:
     """NVIDIA GPUs, as the driver counts them (CUDA driver API, cuDeviceGetCount); 0 without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

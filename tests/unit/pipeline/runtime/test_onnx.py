@@ -23,7 +23,7 @@ from pipeline.models.decoder import DecoderSpec, build_decoder
 from pipeline.models.decoder_spec import weight_shapes
 from pipeline.models.store import ServedModel
 from pipeline.runtime.fakes import FakeDecoder, FakeSession
-from pipeline.runtime.onnx import OnnxBackend, open_session
+from pipeline.runtime.onnx import OnnxBackend, gpu_count, open_session
 from pipeline.runtime.session import CacheLayout, DecoderSession, Session, SessionError
 from pipeline.settings import RuntimeSettings
 from schemas.messages import ClassificationOutput, Outcome, TextOutput
@@ -79,6 +79,45 @@ def decoder(folder: Path, shape: Any = "llama", precision: Any = "int8") -> Path
     return path
 
 
+def half_decoder(folder: Path) -> Path:
+    """One attention layer in float16, as the CUDA provider wants it: embeddings that are packed QKV, and a head."""
+    helper, half = onnx.helper, onnx.TensorProto.FLOAT16
+    random = np.random.default_rng(0)
+    tables = {"embed": random.standard_normal((VOCABULARY, 128)), "head": random.standard_normal((64, VOCABULARY))}
+    cache = ["N", 2, "L", 16]
+    names = ("key_0", "value_0")
+    attended = ["attended", *(f"present_{name}" for name in names)]
+    past = [*(f"past_{name}" for name in names), "seqlens_k", "total_sequence_length"]
+    nodes = [
+        helper.make_node("Gather", ["embed", "input_ids"], ["qkv"]),
+        helper.make_node(
+            "GroupQueryAttention", ["qkv", "", "", *past], attended, domain="com.microsoft", num_heads=4, kv_num_heads=2
+        ),
+        helper.make_node("Unsqueeze", ["logits_at", "last"], ["at"]),
+        helper.make_node("GatherND", ["attended", "at"], ["row"], batch_dims=1),
+        helper.make_node("MatMul", ["row", "head"], ["logits"]),
+    ]
+    inputs: dict[str, tuple[int, list[Any]]] = {
+        "input_ids": (onnx.TensorProto.INT64, ["N", "S"]),
+        "seqlens_k": (onnx.TensorProto.INT32, ["N"]),
+    }
+    inputs |= {"total_sequence_length": (onnx.TensorProto.INT32, []), "logits_at": (onnx.TensorProto.INT64, ["N"])}
+    inputs |= {f"past_{name}": (half, cache) for name in names}
+    outputs = {"logits": (half, ["N", VOCABULARY])} | {f"present_{name}": (half, cache) for name in names}
+    constants = [onnx.numpy_helper.from_array(table.astype(np.float16), name) for name, table in tables.items()]
+    graph = helper.make_graph(
+        nodes,
+        "half",
+        [helper.make_tensor_value_info(name, *of) for name, of in inputs.items()],
+        [helper.make_tensor_value_info(name, *of) for name, of in outputs.items()],
+        [*constants, onnx.numpy_helper.from_array(np.array([-1], np.int64), "last")],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    path = folder / "half.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
 def tokenizer(folder: Path) -> None:
     """A byte-level tokenizer of 256 tokens without merges."""
     alphabet = sorted(ByteLevel.alphabet())
@@ -127,10 +166,16 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Session:
     return FakeSession(4) if request.param == "fake" else open_session(classifier(tmp_path), CPU)
 
 
-@pytest.fixture(params=["fake", "llama-int8", "llama-fp32"])
+@pytest.fixture(params=["fake", "llama-int8", "llama-fp32", "half-cpu", "half-cuda"])
 def cached(request: pytest.FixtureRequest, tmp_path: Path) -> DecoderSession:
     if request.param == "fake":
         return FakeDecoder(LAYOUT)
+    if request.param.startswith("half"):
+        if request.param == "half-cuda" and gpu_count() == 0:
+            pytest.skip("no NVIDIA GPU here")
+        layout = CacheLayout(layers=1, slots=5, kv_heads=2, max_length=LENGTH, head_size=16, vocabulary=VOCABULARY)
+        device = RuntimeSettings(provider=request.param.removeprefix("half-"))
+        return OnnxBackend(device).open_decoder(half_decoder(tmp_path), layout)
     return OnnxBackend(CPU).open_decoder(decoder(tmp_path, *request.param.split("-")), LAYOUT)
 
 
@@ -219,6 +264,27 @@ def test_a_graph_that_lacks_a_layers_cache_stops_the_start(tmp_path: Path) -> No
     more = CacheLayout(layers=3, slots=1, kv_heads=2, max_length=LENGTH, head_size=16, vocabulary=VOCABULARY)
     with pytest.raises(ModelError, match="past_key_2"):
         OnnxBackend(CPU).open_decoder(decoder(tmp_path), more)
+
+
+@pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
+def test_a_float32_cache_is_kept_off_the_gpu(tmp_path: Path) -> None:
+    assert OnnxBackend(RuntimeSettings(provider="auto")).open_decoder(decoder(tmp_path), LAYOUT).provider == "cpu"
+    with pytest.raises(ModelError, match=r"runs on the CPU alone. Set runtime.provider to auto"):
+        OnnxBackend(RuntimeSettings(provider="cuda")).open_decoder(decoder(tmp_path), LAYOUT)
+
+
+@pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
+def test_a_session_on_the_gpu_says_so(tmp_path: Path) -> None:
+    session = open_session(classifier(tmp_path), RuntimeSettings(provider="cuda"))
+    assert session.provider == "cuda"
+    assert session.run({"pixels": np.full((3, 4, 4, 1), 8, np.uint8)}).tolist() == [[8.0] * 4] * 3
+
+
+@pytest.mark.skipif(gpu_count() > 0, reason="there is a GPU here")
+def test_a_gpu_that_is_insisted_on_but_not_there_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="CUDA"):
+        open_session(classifier(tmp_path), RuntimeSettings(provider="cuda"))
+    assert open_session(classifier(tmp_path), RuntimeSettings(provider="auto")).provider == "cpu"
 
 
 async def serve(model: ServedModel, submits: Callable[[Engine], Any], **sections: dict[str, Any]) -> list[Outcome]:
