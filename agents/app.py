@@ -6,17 +6,21 @@ module is made from the settings when it is first asked for, so importing the mo
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from typing import TYPE_CHECKING, Any, cast
 
 from agents.delivery import Delivery
+from agents.ledger import Ledger
+from agents.outbox import AtLeastOnceOutbox, Outbox
 from agents.publisher import Publisher
 from agents.serving import Route, Server
+from agents.transactions import ExactlyOnceOutbox, Transactions
 from agents.transport.driver import BatchApp
 from agents.transport.flow import Flow
 from agents.transport.poller import Poller
-from agents.worker_config import consumer_config, producer_config
+from agents.worker_config import consumer_config, producer_config, transaction_config
 from pipeline.engine import Engine
 from pipeline.errors import SettingsError
 from pipeline.models.store import find_model
@@ -68,17 +72,25 @@ class InferenceApp(BatchApp):
         }
 
     @property
+    def failures(self) -> tuple[asyncio.Future[Any], ...]:
+        """Done, with the error as their result, when the engine, the delivery or the outbox cannot go on."""
+        return self.engine.failed, self.delivery.failed, self.outbox.failed
+
+    @property
     def failure(self) -> MillraceError | None:
-        """What made the engine or the delivery give up, if one has."""
-        for failed in (self.engine.failed, self.delivery.failed):
+        """The first of :attr:`failures`, if there is one."""
+        for failed in self.failures:
             if failed.done():
-                return failed.result()
+                return cast("MillraceError", failed.result())
         return None
 
     def services_before_agents(self) -> Iterable[Any]:
         """The delivery, which the agents hand their batches to."""
         kafka = self.millrace.kafka
+        ledger = Ledger()
         self.publisher = Publisher(producer_config(self.millrace))
+        self._poller = Poller(consumer_config(self.millrace), self._flows)
+        self.outbox = self._make_outbox(ledger)
         self.delivery = Delivery(
             server=Server(
                 self.engine,
@@ -86,10 +98,12 @@ class InferenceApp(BatchApp):
                 dead_letters=kafka.dead_letters,
                 worker=f"{platform.node()}-{os.getpid()}",
             ),
-            publisher=self.publisher,
+            ledger=ledger,
+            outbox=self.outbox,
+            pieces=self.publisher,
+            poller=self._poller,
             flows=self._flows,
             tokens=kafka.tokens,
-            commit_interval_s=self.millrace.worker.commit_interval_s,
             metrics=self.engine.metrics,
             route=self.topics.deliver,
             loop=self.loop,
@@ -97,15 +111,27 @@ class InferenceApp(BatchApp):
         )
         return [self.delivery]
 
-    def poller_for(self, topics: list[str]) -> Poller:
-        """The poller that fetches ``topics`` for the delivery."""
-        poller = Poller(consumer_config(self.millrace), {topic: self._flows[topic] for topic in topics}, self.delivery)
-        self.delivery.poller = poller
-        return poller
+    def _make_outbox(self, ledger: Ledger) -> Outbox:
+        settings = self.millrace
+        if settings.worker.delivery == "at_least_once":
+            interval_s = settings.worker.commit_interval_s
+            return AtLeastOnceOutbox(ledger, self.publisher, self._poller, interval_s=interval_s)
+        return ExactlyOnceOutbox(
+            ledger,
+            Transactions(transaction_config(settings), timeout_s=settings.kafka.delivery_timeout_s),
+            self._poller,
+            interval_s=settings.worker.transaction_interval_s,
+            max_records=settings.worker.transaction_max_records,
+        )
+
+    def start_fetching(self, topics: list[str]) -> None:  # noqa: ARG002 - the agents' topics are the flows'
+        """Join the group: every agent is listening."""
+        self._poller.begin(self.delivery)
 
     async def on_first_start(self) -> None:
         """Load and warm up the models. Raises ModelError."""
         await super().on_first_start()
+        await self.outbox.open()
         await self.engine.start()
 
     async def on_stop(self) -> None:
@@ -119,6 +145,7 @@ class InferenceApp(BatchApp):
     async def on_shutdown(self) -> None:
         """Close the engine and the publisher."""
         await self.engine.close()
+        await self.outbox.close(self.millrace.worker.drain_timeout_s)
         await self.publisher.close(self.millrace.worker.drain_timeout_s)
 
 

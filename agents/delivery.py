@@ -11,12 +11,13 @@ import logging
 import time
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from mode import Service
 
-from agents.ledger import Ledger, Partition
+from agents.outbox import Place, note
 from agents.records import offset_of, place, record_size
 from agents.serving import encode_piece
 from agents.transport.batches import Batch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from confluent_kafka import Message
 
+    from agents.ledger import Ledger, Partition
+    from agents.outbox import Outbox
     from agents.publisher import OutgoingRecord, Publisher
     from agents.serving import Reply, Server
     from agents.transport.flow import Flow
@@ -47,10 +50,12 @@ class Delivery(Service):  # type: ignore[misc]
 
     Args:
         server: serves one record.
-        publisher: sends outcomes, dead letters and streamed pieces.
+        ledger: the worker's own.
+        outbox: gets the outcomes.
+        pieces: sends the pieces of streamed answers.
+        poller: fetches, and leaves the group in the end.
         flows: by topic, how much is held.
         tokens: topic of streamed pieces.
-        commit_interval_s: seconds between commits.
         metrics: counts records, outcomes, lag.
         route: hands a batch to the agents.
     """
@@ -59,25 +64,27 @@ class Delivery(Service):  # type: ignore[misc]
         self,
         *,
         server: Server,
-        publisher: Publisher,
+        ledger: Ledger,
+        outbox: Outbox,
+        pieces: Publisher,
+        poller: Poller,
         flows: Mapping[str, Flow],
         tokens: str,
-        commit_interval_s: float,
         metrics: Metrics,
         route: Callable[[Batch], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
-        self.poller: Poller | None = None
+        self.poller = poller
         self._server = server
-        self._publisher = publisher
+        self._outbox = outbox
+        self._pieces = pieces
         self._flows = flows
         self._tokens = tokens
-        self._commit_interval_s = commit_interval_s
         self._metrics = metrics
         self._route = route
-        self._ledger = Ledger()
+        self._ledger = ledger
         self._working: defaultdict[Partition, set[asyncio.Task[None]]] = defaultdict(set)
         self._last_of_key: dict[tuple[Partition, bytes], asyncio.Future[None]] = {}
         self._event_loop = asyncio.get_running_loop()
@@ -92,9 +99,9 @@ class Delivery(Service):  # type: ignore[misc]
         """Open entries and route the batch."""
         self._event_loop.call_soon_threadsafe(self._open, partition, messages)
 
-    def on_revoked(self, partitions: list[Partition]) -> dict[Partition, int]:
+    def on_revoked(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
         """The offsets to commit before ``partitions`` go, after a short wait for what is nearly done."""
-        future = asyncio.run_coroutine_threadsafe(self._give_up(partitions), self._event_loop)
+        future = asyncio.run_coroutine_threadsafe(self._give_up(partitions, metadata), self._event_loop)
         try:
             return future.result(GIVE_UP_TIMEOUT_S)
         except TimeoutError:
@@ -118,8 +125,7 @@ class Delivery(Service):  # type: ignore[misc]
 
     def fail(self, error: MillraceError) -> None:
         """Note that the worker cannot go on; the first error is kept."""
-        if not self.failed.done():
-            self.failed.set_result(error)
+        note(self.failed, error)
 
     def admit(self, batch: Batch) -> None:
         """Start serving the records of ``batch``. Called by the agents."""
@@ -135,19 +141,19 @@ class Delivery(Service):  # type: ignore[misc]
 
     async def drain(self, timeout_s: float) -> int:
         """Fetch no more, finish what is held within ``timeout_s``, commit. Returns how many records are given back."""
-        if self.poller is None or not self.poller.is_alive():
+        if not self.poller.is_alive():
             return 0
         await asyncio.wrap_future(self.poller.stop_fetching())
         tasks = [task for working in self._working.values() for task in working]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
-        await self._commit()
+        await self._outbox.flush()
+        await self._outbox.commit()
         return self._ledger.unsettled()
 
     async def leave(self) -> None:
         """Leave the consumer group; what is unsettled is served by its next owner."""
-        if self.poller is not None:
-            await asyncio.to_thread(self.poller.stop)
+        await asyncio.to_thread(self.poller.stop)
 
     def _open(self, partition: Partition, messages: tuple[Message, ...]) -> None:
         if partition not in self._ledger:
@@ -165,6 +171,7 @@ class Delivery(Service):  # type: ignore[misc]
         previous: asyncio.Future[None] | None,
         done: asyncio.Future[None],
     ) -> None:
+        held = True
         try:
             # 1. Decode and compute.
             reply = await self._server.serve(record, self._emitter(record))
@@ -172,26 +179,26 @@ class Delivery(Service):  # type: ignore[misc]
             # 2. Wait for earlier outcomes of the same key.
             if previous is not None:
                 await asyncio.wait([previous])
-            # 3. Publish.
-            delivered = self._publisher.publish(self._server.encode(record, _timed(reply, computed)))
-            done.set_result(None)
-            # 4. Verify the delivery.
-            await delivered
-            # 5. Settle: the next commit may pass this record.
-            self._ledger.settle(batch.partition, batch.epoch, record.offset)
-            self._count(record, reply, computed)
+            # 3. Publish, verify the delivery, settle, commit: the outbox, in the order of its delivery mode.
+            place = Place(batch.partition, batch.epoch, record.offset)
+            records = self._server.encode(record, _timed(reply, computed))
+            self._outbox.put(place, records, partial(self._closed, record, size, reply, computed))
+            held = False
         except MillraceError as error:
             self.fail(error)
         except Exception as error:
             LOG.exception("record %s/%d@%d", record.topic, record.partition, record.offset)
             self.fail(EngineError(f"an unexpected failure, with its record uncommitted: {error!r}. This is a bug."))
         finally:
-            if not done.done():
-                done.set_result(None)
+            done.set_result(None)
             self._end_turn(batch.partition, record.key, done)
-            self._flows[record.topic].give_back(size)
+            if held:
+                self._flows[record.topic].give_back(size)
 
-    def _count(self, record: RawRecord, reply: Reply, computed: float) -> None:
+    def _closed(self, record: RawRecord, size: int, reply: Reply, computed: float, delivered: bool) -> None:
+        self._flows[record.topic].give_back(size)
+        if not delivered:
+            return
         model = reply.outcome.model.name if reply.outcome.model else ""
         self._metrics.outcomes.labels(record.topic, reply.outcome.status).inc()
         self._metrics.steps.labels(model, "publish").observe(time.perf_counter() - computed)
@@ -219,7 +226,7 @@ class Delivery(Service):  # type: ignore[misc]
         return emit
 
     def _publish_piece(self, piece: OutgoingRecord) -> None:
-        self._publisher.publish([piece]).add_done_callback(self._check_piece)
+        self._pieces.publish([piece]).add_done_callback(self._check_piece)
 
     def _check_piece(self, delivered: asyncio.Future[None]) -> None:
         if not delivered.cancelled() and isinstance(error := delivered.exception(), MillraceError):
@@ -229,11 +236,11 @@ class Delivery(Service):  # type: ignore[misc]
         for message in messages:
             self._flows[place(message)[0]].give_back(record_size(message))
 
-    async def _give_up(self, partitions: list[Partition]) -> dict[Partition, int]:
+    async def _give_up(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
         tasks = [task for partition in partitions for task in self._working[partition]]
         if tasks:
             await asyncio.wait(tasks, timeout=GIVE_UP_GRACE_S)
-        offsets = self._ledger.commits(partitions)
+        offsets = await self._outbox.give_up(partitions, metadata)
         self._drop(partitions)
         return offsets
 
@@ -243,6 +250,7 @@ class Delivery(Service):  # type: ignore[misc]
                 task.cancel()
             with suppress(KeyError):  # a partition that never had a position has no lag to forget
                 self._metrics.lag.remove(*partition)
+        self._outbox.drop(partitions)
         self._ledger.revoke(partitions)
 
     def _report_lag(self, end_offsets: Mapping[Partition, int]) -> None:
@@ -254,17 +262,9 @@ class Delivery(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit_regularly(self) -> None:
         while not self.should_stop:
-            await self.sleep(self._commit_interval_s)
-            await self._commit()
-
-    async def _commit(self) -> None:
-        offsets = self._ledger.commits()
-        if not offsets or self.poller is None or not self.poller.is_alive():
-            return
-        try:
-            self._ledger.committed(await asyncio.wrap_future(self.poller.commit(offsets)))
-        except TransportError as error:
-            LOG.warning("%s; trying again in %g s", error, self._commit_interval_s)
+            await self._outbox.due()
+            if self.poller.is_alive():
+                await self._outbox.commit()
 
 
 def _timed(reply: Reply, computed: float) -> Reply:

@@ -81,7 +81,7 @@ async def _until_stopped(app: InferenceApp, stop: asyncio.Event) -> None:
     """Return when told to stop; raise what made the app fail."""
     told = asyncio.ensure_future(stop.wait())
     ended = asyncio.ensure_future(app.wait_until_stopped())
-    waits: list[asyncio.Future[Any]] = [told, ended, app.delivery.failed, app.engine.failed]
+    waits: list[asyncio.Future[Any]] = [told, ended, *app.failures]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
     ended.cancel()

@@ -7,6 +7,7 @@ cannot be changed that way.
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from agents.topics import client_config
@@ -14,7 +15,7 @@ from agents.topics import client_config
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-__all__ = ["consumer_config", "producer_config"]
+__all__ = ["consumer_config", "producer_config", "transaction_config"]
 
 LIBRARY_LOG = logging.getLogger("millrace.kafka")
 PREFETCH_KIB = 16 * 1024
@@ -41,6 +42,20 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "logger": LIBRARY_LOG,
+    }
+
+
+def transaction_config(settings: Settings) -> dict[str, Any]:
+    """A transactional producer's. Its id is the process's own: the group fences zombies (KIP-447), not the id."""
+    return {
+        **producer_config(settings),
+        "transactional.id": f"{settings.kafka.group_id}-{uuid.uuid4().hex}",
+        "transaction.timeout.ms": int(settings.kafka.transaction_timeout_s * 1_000),
+        # At most the transaction's timeout, or librdkafka refuses it.
+        "delivery.timeout.ms": int(
+            min(settings.kafka.delivery_timeout_s, settings.kafka.transaction_timeout_s) * 1_000
+        ),
+        "linger.ms": 0,
     }
 
 

@@ -52,6 +52,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_message_bytes: Annotated[int, Meta(ge=1_024, le=100 * MEBIBYTE)] = 20 * MEBIBYTE
     session_timeout_s: Annotated[float, Meta(ge=6, le=300)] = 10.0
     delivery_timeout_s: PositiveSeconds = 120.0
+    transaction_timeout_s: Annotated[float, Meta(ge=1, le=900)] = 60.0
     schema_registry_url: str = ""
     schema_registry_client: dict[str, str] = {}
     client: dict[str, str] = {}
@@ -143,7 +144,10 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_in_flight_records: Positive = 512
     max_in_flight_bytes: Positive = 256 * MEBIBYTE
     drain_timeout_s: PositiveSeconds = 20.0
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
     commit_interval_s: PositiveSeconds = 0.5
+    transaction_interval_s: PositiveSeconds = 0.1
+    transaction_max_records: Positive = 10_000
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Meta(ge=-1, le=65_535)] = -1
 

@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agents.transport.batches import Batch
-    from agents.transport.poller import Poller
 
 __all__ = ["BatchApp"]
 
 
 class BatchConsumer(Service):  # type: ignore[misc]
-    """What Faust asks of a consumer; the fetching itself is the app's :class:`Poller`."""
+    """What Faust asks of a consumer; the fetching itself is the app's own."""
 
     def __init__(self, transport: BatchTransport, **kwargs: Any) -> None:
         self.app: BatchApp = transport.app
@@ -39,7 +38,7 @@ class BatchConsumer(Service):  # type: ignore[misc]
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Start fetching: every agent is listening."""
-        self.app.poller_for(list(topics)).start()
+        self.app.start_fetching(list(topics))
 
     def assignment(self) -> set[Any]:
         """Always empty for Faust: pausing and draining are the delivery's business."""
@@ -92,8 +91,8 @@ class BatchApp(faust.App):  # type: ignore[misc]
         """Services that must run before the first record is fetched."""
         return ()
 
-    def poller_for(self, topics: list[str]) -> Poller:
-        """The poller, not started, that fetches ``topics``."""
+    def start_fetching(self, topics: list[str]) -> None:
+        """Fetch ``topics`` and hand their batches to :meth:`BatchConductor.deliver`; every agent is listening."""
         raise NotImplementedError
 
     def _new_transport(self) -> BatchTransport:

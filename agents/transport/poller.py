@@ -42,8 +42,12 @@ class Listener(Protocol):
     def on_assigned(self, partitions: list[Partition]) -> None:
         """``partitions`` were given to this worker; their records follow."""
 
-    def on_revoked(self, partitions: list[Partition]) -> dict[Partition, int]:
-        """``partitions`` are being given up: finish what is nearly done and return the offsets to commit."""
+    def on_revoked(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
+        """``partitions`` are being given up: finish what is nearly done and return the offsets to commit.
+
+        ``metadata`` is the membership in the group at this moment.
+        """
+        ...
 
     def on_lost(self, partitions: list[Partition]) -> None:
         """``partitions`` already belong to another worker: nothing can be committed."""
@@ -64,15 +68,14 @@ class Poller(threading.Thread):
     Args:
         config: librdkafka settings of the consumer.
         topics: their names and how much of each may be held at once.
-        listener: told of records and rebalances.
     """
 
-    def __init__(self, config: Mapping[str, Any], topics: Mapping[str, Flow], listener: Listener) -> None:
+    def __init__(self, config: Mapping[str, Any], topics: Mapping[str, Flow]) -> None:
         super().__init__(name="kafka-poll", daemon=True)
         self._consumer = Consumer(dict(config))
         self._servers = config.get("bootstrap.servers", "")
         self._flows = dict(topics)
-        self._listener = listener
+        self._listener: Listener
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._fetching = True
@@ -86,6 +89,15 @@ class Poller(threading.Thread):
         return frozenset(self._assigned)
 
     # Called from other threads.
+
+    def begin(self, listener: Listener) -> None:
+        """Join the group and fetch, telling ``listener`` of records and rebalances."""
+        self._listener = listener
+        self.start()
+
+    def group_metadata(self) -> Future[Any]:
+        """The membership in the group, as ``send_offsets_to_transaction`` wants it."""
+        return self._call(self._consumer.consumer_group_metadata)
 
     def commit(self, offsets: Mapping[Partition, int]) -> Future[Mapping[Partition, int]]:
         """Commit ``offsets``; the future gives those the broker took, or the TransportError."""
@@ -237,7 +249,7 @@ class Poller(threading.Thread):
 
     def _on_revoke(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
         partitions = _names(removed)
-        offsets = self._listener.on_revoked(partitions)
+        offsets = self._listener.on_revoked(partitions, consumer.consumer_group_metadata())
         # Where this fails, the next owner repeats these records with the same outcome ids; nothing is lost.
         with contextlib.suppress(TransportError):
             self._commit(offsets)

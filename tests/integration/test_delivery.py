@@ -24,14 +24,16 @@ pytestmark = pytest.mark.integration
 StartApp = Callable[..., Awaitable[InferenceApp]]
 
 
-@pytest.fixture
-def settings(kafka: str, topic_prefix: str) -> Settings:
+@pytest.fixture(params=["at_least_once", "exactly_once"])
+def settings(request: pytest.FixtureRequest, kafka: str, topic_prefix: str) -> Settings:
     names = KafkaSettings(
         bootstrap_servers=kafka, topic_prefix=topic_prefix, group_id=topic_prefix, session_timeout_s=6
     )
     made = Settings(
         kafka=names,
-        worker=WorkerSettings(commit_interval_s=0.1, max_in_flight_records=64, drain_timeout_s=10),
+        worker=WorkerSettings(
+            delivery=request.param, commit_interval_s=0.1, max_in_flight_records=64, drain_timeout_s=10
+        ),
         batching=BatchingSettings(max_length=64),
     )
     create_topics(made)

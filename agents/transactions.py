@@ -1,0 +1,233 @@
+"""Exactly once: outcomes, dead letters, last pieces and offsets in one Kafka transaction, again and again.
+
+The steps of one transaction are numbered in :meth:`Transactions.run`. What a transaction carries is exactly the
+outcomes of the records below the offsets it commits: an outcome that is ready early waits for the records before it in
+its partition, so a crash at any moment leaves each record either answered and committed, or neither. The group's
+membership goes along with the offsets, so a worker that has lost its partitions without knowing it (a zombie) is
+refused by the broker (KIP-447).
+
+A transaction that is aborted loses nothing: its outcomes are still here and go into the next one, unless their
+partitions have moved. A fenced producer ends the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from confluent_kafka import KafkaException, Producer, TopicPartition
+
+from agents.outbox import note
+from pipeline.errors import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from agents.ledger import Ledger, Partition
+    from agents.outbox import CommitsOffsets, Place
+    from agents.publisher import OutgoingRecord
+    from pipeline.errors import MillraceError
+
+__all__ = ["ExactlyOnceOutbox", "Transactions"]
+
+LOG = logging.getLogger("millrace.transactions")
+
+
+class AbortedError(Exception):
+    """The transaction was aborted; its records may go into the next one."""
+
+
+class Transactions:
+    """One transactional producer. Every call blocks, and all of them belong to one thread.
+
+    Args:
+        config: librdkafka settings with a ``transactional.id`` of this process's own.
+        timeout_s: bound of each step.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, timeout_s: float) -> None:
+        self._producer = Producer(dict(config))
+        self._timeout_s = timeout_s
+
+    def open(self) -> None:
+        """Register the transactional id. Raises TransportError."""
+        try:
+            self._producer.init_transactions(self._timeout_s)
+        except KafkaException as error:
+            raise TransportError(f"Kafka gives no transactions: {error}. Every broker must be 2.5 or later.") from error
+
+    def run(self, records: Sequence[OutgoingRecord], offsets: Mapping[Partition, int], metadata: Any) -> None:
+        """Publish ``records`` and commit ``offsets``, both or neither.
+
+        Raises:
+            AbortedError: neither; try again with fresh metadata.
+            TransportError: the producer is fenced or broken; the worker must end.
+        """
+        try:
+            # 1. Begin.
+            self._producer.begin_transaction()
+            # 2. Produce.
+            for record in records:
+                self._produce(record)
+            # 3. Offsets, with the membership that fences zombies.
+            self._producer.send_offsets_to_transaction(_positions(offsets), metadata, self._timeout_s)
+            # 4. Commit: flushes, and fails unless every record was delivered.
+            self._commit()
+        except KafkaException as error:
+            self._abort(error)
+
+    def close(self) -> None:
+        """Let go of what is queued; an open transaction times out at the broker."""
+        self._producer.purge()
+        self._producer.flush(0)
+
+    def _produce(self, record: OutgoingRecord) -> None:
+        while True:
+            try:
+                self._producer.produce(record.topic, record.value, record.key, headers=record.headers)
+            except BufferError:
+                self._producer.poll(0.05)
+            else:
+                return
+
+    def _commit(self) -> None:
+        while True:
+            try:
+                self._producer.commit_transaction(self._timeout_s)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+            else:
+                return
+
+    def _abort(self, error: KafkaException) -> None:
+        """Abort on account of ``error``. Raises AbortedError, or TransportError when nothing more is possible."""
+        reason = error.args[0]
+        if reason.fatal():
+            raise TransportError(f"the transactional producer cannot go on: {reason.str()}") from error
+        try:
+            self._producer.abort_transaction(self._timeout_s)
+        except KafkaException as second:
+            raise TransportError(f"a transaction could not be aborted: {second} (after: {reason.str()})") from second
+        raise AbortedError(reason.str()) from error
+
+
+def _positions(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
+    return [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+
+
+class Held(NamedTuple):
+    """A computed outcome that no transaction has taken yet."""
+
+    records: Sequence[OutgoingRecord]
+    closed: Callable[[bool], None]
+
+
+class ExactlyOnceOutbox:
+    """Holds outcomes until their records and all before them can be committed, then does so in one transaction.
+
+    Args:
+        ledger: of the worker.
+        transactions: the producer.
+        consumer: tells the group's membership.
+        interval_s: seconds between two transactions.
+        max_records: records that cut a transaction before its time.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        transactions: Transactions,
+        consumer: CommitsOffsets,
+        *,
+        interval_s: float,
+        max_records: int,
+    ) -> None:
+        self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
+        self._interval_s = interval_s
+        self._ledger = ledger
+        self._transactions = transactions
+        self._consumer = consumer
+        self._max_records = max_records
+        self._held: defaultdict[Partition, dict[int, Held]] = defaultdict(dict)
+        self._count = 0
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-transactions")
+        self._full = asyncio.Event()
+
+    async def open(self) -> None:
+        """Register with the broker. Raises TransportError."""
+        await self._blocking(self._transactions.open)
+
+    def put(self, place: Place, records: Sequence[OutgoingRecord], closed: Callable[[bool], None]) -> None:
+        """Hold ``records`` for a transaction to come."""
+        if not self._ledger.settle(*place):
+            closed(False)
+            return
+        self._held[place.partition][place.offset] = Held(records, closed)
+        self._count += 1
+        if self._count >= self._max_records:
+            self._full.set()
+
+    async def due(self) -> None:
+        """Return after the interval, or when a full transaction waits."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._full.wait(), self._interval_s)
+        self._full.clear()
+
+    async def commit(self) -> None:
+        """One transaction over the unbroken prefix of every partition."""
+        if not self._ledger.commits():
+            return
+        # Not under the lock: while partitions are being given up the poll thread waits for give_up, not for this.
+        metadata = await asyncio.wrap_future(self._consumer.group_metadata())
+        async with self._turn:
+            if offsets := self._ledger.commits():
+                await self._transact(offsets, metadata)
+
+    async def flush(self) -> None:
+        """Nothing: the next commit delivers."""
+
+    async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:
+        """A last transaction for ``partitions``; what cannot be committed is dropped, for its next owner repeats it."""
+        async with self._turn:
+            if offsets := self._ledger.commits(partitions):
+                await self._transact(offsets, metadata)
+        return {}
+
+    def drop(self, partitions: Iterable[Partition]) -> None:
+        """Forget what is held: the next owner computes it again, with the same outcome ids."""
+        for partition in partitions:
+            dropped = self._held.pop(partition, {})
+            self._count -= len(dropped)
+            for held in dropped.values():
+                held.closed(False)
+
+    async def close(self, timeout_s: float) -> None:  # noqa: ARG002 - a last commit has been made
+        """Let go of the producer."""
+        await self._blocking(self._transactions.close)
+        self._thread.shutdown()
+
+    async def _transact(self, offsets: Mapping[Partition, int], metadata: Any) -> None:
+        taken = [(p, o, held) for p, end in offsets.items() for o, held in self._held[p].items() if o < end]
+        records = [record for _, _, held in taken for record in held.records]
+        try:
+            await self._blocking(self._transactions.run, records, offsets, metadata)
+        except AbortedError as error:
+            LOG.warning("a transaction of %d records was aborted (%s); trying again", len(records), error)
+            return
+        except TransportError as error:
+            note(self.failed, error)
+            return
+        self._ledger.committed(offsets)
+        for partition, offset, held in taken:
+            if self._held[partition].pop(offset, None) is not None:  # else it was dropped meanwhile
+                self._count -= 1
+                held.closed(True)
+
+    async def _blocking(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
