@@ -31,7 +31,8 @@ class GraphWriter:
     def __init__(self, name: str) -> None:
         self._name = name
         self._nodes: list[Any] = []
-        self._constants: dict[str, Any] = {}
+        self._constants: set[str] = set()
+        self._model = onnx.ModelProto()
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
 
@@ -47,7 +48,9 @@ class GraphWriter:
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """Add ``value`` under ``name``, once: a name that is there already is left as it is. Returns ``name``."""
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self._constants.add(name)
+            # Straight into the model: a list of them would hold every weight twice.
+            self._model.graph.initializer.add().CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(
@@ -71,9 +74,12 @@ class GraphWriter:
         return produced[0]
 
     def model(self, description: str) -> onnx.ModelProto:
-        """The finished model."""
-        graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, self._outputs, list(self._constants.values()), description
-        )
-        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
+        """The finished model; the writer must not be used after this."""
+        model, graph = self._model, self._model.graph
+        graph.name, graph.doc_string = self._name, description
+        graph.node.extend(self._nodes)
+        graph.input.extend(self._inputs)
+        graph.output.extend(self._outputs)
+        model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in OPSETS)
+        model.ir_version, model.producer_name = IR_VERSION, "millrace"
+        return model

