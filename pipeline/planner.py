@@ -64,6 +64,8 @@ def plan_batch(candidates: Sequence[Candidate], now_ms: float, limits: Limits) -
     expired = [item for item in candidates if item.deadline_ms is not None and item.deadline_ms <= now_ms]
     gone = {item.ticket for item in expired}
     alive = [item for item in candidates if item.ticket not in gone]
+    if limits.max_batch_size < 1:
+        return Plan(run=(), expired=_tickets(expired))
     chosen = _fill(_in_key_order(sorted(alive, key=lambda item: _rank(item, now_ms, limits.aging_ms))), limits)
     return Plan(run=_tickets(chosen), expired=_tickets(expired))
 

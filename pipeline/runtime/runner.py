@@ -55,6 +55,7 @@ class Runner(Generic[P]):
         self._inbox: list[Job[P]] = []
         self._closing = False
         self._waiting: dict[int, Job[P]] = {}
+        self._candidates: dict[int, Candidate] = {}
         self._was_rebuilt = False
         self._thread = threading.Thread(target=self._main, name=f"millrace-{name}", daemon=True)
 
@@ -106,8 +107,10 @@ class Runner(Generic[P]):
             while not (self._inbox or self._waiting or self._closing or self.task.busy()):
                 self._changed.wait()
             arrived, self._inbox = self._inbox, []
-            self._waiting.update((job.ticket, job) for job in arrived)
-            return not self._closing
+            closing = self._closing
+        self._waiting.update((job.ticket, job) for job in arrived)
+        self._candidates.update((job.ticket, _candidate(job)) for job in arrived)
+        return not closing
 
     def _cycle(self) -> None:
         # The turn covers planning and settling: released between two runs only for a moment, the device goes to
@@ -122,21 +125,21 @@ class Runner(Generic[P]):
 
     def _schedule(self) -> list[Settled[P]]:
         """Admit what runs next; what nobody waits for, or too late, is settled instead."""
-        now_ms, now = time.time() * 1_000, time.perf_counter()
-        done = [Settled(self._waiting.pop(job.ticket), Dropped.CANCELLED) for job in self._cancelled()]
-        room = self.task.room()
-        candidates = [_candidate(job, now_ms, now) for job in self._waiting.values()]
-        plan = plan_batch(candidates, now_ms, Limits(max_batch_size=room, max_padded_weight=MAX_PADDED_WEIGHT))
-        done += [Settled(self._waiting.pop(ticket), Dropped.EXPIRED) for ticket in plan.expired]
-        admitted = [self._waiting.pop(ticket) for ticket in plan.run]
-        for job in admitted:
-            job.started_at = now
-        if admitted:
+        cancelled = [ticket for ticket, job in self._waiting.items() if job.cancelled]
+        done = [Settled(self._take(ticket), Dropped.CANCELLED) for ticket in cancelled]
+        limits = Limits(max_batch_size=self.task.room(), max_padded_weight=MAX_PADDED_WEIGHT)
+        plan = plan_batch(list(self._candidates.values()), time.time() * 1_000, limits)
+        done += [Settled(self._take(ticket), Dropped.EXPIRED) for ticket in plan.expired]
+        if admitted := [self._take(ticket) for ticket in plan.run]:
             self.task.admit(admitted)
         return done
 
-    def _cancelled(self) -> list[Job[P]]:
-        return [job for job in self._waiting.values() if job.cancelled]
+    def _take(self, ticket: int) -> Job[P]:
+        """A waiting job that starts, or will never start, now."""
+        self._candidates.pop(ticket)
+        job = self._waiting.pop(ticket)
+        job.started_at = time.perf_counter()
+        return job
 
     def _run(self) -> list[Settled[P]]:
         if not self.task.busy():
@@ -162,12 +165,12 @@ class Runner(Generic[P]):
             settled.job.finished_at = now
 
 
-def _candidate(job: Job[P], now_ms: float, now: float) -> Candidate:
+def _candidate(job: Job[P]) -> Candidate:
     return Candidate(
         ticket=job.ticket,
         weight=job.weight,
         priority=job.request.priority,
-        arrived_ms=now_ms - (now - job.ready_at) * 1_000,
+        arrived_ms=time.time() * 1_000,
         deadline_ms=job.request.expires_at_ms,
         key=job.request.key,
     )
