@@ -217,7 +217,7 @@ def test_a_step_does_not_depend_on_who_shares_it(cached: DecoderSession) -> None
     alone = np.concatenate([decode(cached, slot, [prompt]) for slot, prompt in enumerate(PROMPTS)])
     pairs = np.concatenate([decode(cached, slot, PROMPTS[slot : slot + 2]) for slot in (0, 2)])
     # cuBLAS picks its kernel, and so its rounding, by the number of rows; everywhere else rows are bit-equal.
-    tolerance = 0.0 if cached.provider == "cpu" else 0.02
+    tolerance = 0.0 if cached.provider == "cpu" else 0.1
     assert np.allclose(together, alone, rtol=0, atol=tolerance)
     assert np.allclose(together, pairs, rtol=0, atol=tolerance)
 
