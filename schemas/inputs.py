@@ -15,7 +15,7 @@ def text_input(body: Attributes, fields: Fields, root: str) -> TextInput:
     """The prompt of a checked ``PromptBody``.
 
     Raises:
-        ValidationError: not exactly one of ``messages`` and ``prompt`` is given, or the prompt is blank.
+        ValidationError: not exactly one of ``messages`` and ``prompt`` is given, or what is asked is blank.
     """
     values = {name: getattr(body, name) for name in TextInput.__struct_fields__}
     if isinstance(values["stop"], str):
@@ -24,9 +24,10 @@ def text_input(body: Attributes, fields: Fields, root: str) -> TextInput:
     if bool(text.messages) == (text.prompt is not None):
         found = "both are given" if text.messages else "none is given"
         raise ValidationError(f"exactly one of 'messages' and 'prompt' is needed; {found}.", where=root)
-    if text.prompt is not None and not text.prompt.strip():
-        where = fields.places.get("prompt", f"{root}.prompt")
-        raise ValidationError("prompt: it has nothing but white space.", where=where)
+    name, said = ("messages", text.messages[-1].content) if text.prompt is None else ("prompt", text.prompt)
+    if not said.strip():
+        where = fields.places.get(name, f"{root}.{name}")
+        raise ValidationError("the prompt has nothing but white space.", where=where)
     return text
 
 

@@ -25,7 +25,7 @@ class Fields(Struct, frozen=True, kw_only=True):
 
 
 def read_prompt(envelope: Envelope) -> Fields:
-    """The fields of a prompt: a JSON object, or text, which is the prompt itself.
+    """The fields of a prompt: a JSON object, or text, which is one message from the user.
 
     Raises:
         DecodeError: the data is an image, or is not what its media type says.
@@ -70,7 +70,9 @@ def read_image(envelope: Envelope) -> Fields:
 
 
 def _prompt(text: str, envelope: Envelope) -> Fields:
-    return Fields(values={"prompt": text}, places={"prompt": envelope.data_place})
+    """Text is what a person says, so it is one message of a chat; ``prompt``, to be continued as it is, needs JSON."""
+    messages = [{"role": "user", "content": text}]
+    return Fields(values={"messages": messages}, places={"messages": envelope.data_place})
 
 
 def _object(data: bytes, envelope: Envelope, *, hint: str = "") -> Fields:

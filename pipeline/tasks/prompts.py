@@ -40,7 +40,7 @@ class PromptReader:
         """Token ids of the prompt; at least one, and room for one more in the slot.
 
         Raises:
-            PrepareError: there are messages but no chat template, the template refuses them, or it is too long.
+            PrepareError: there is a conversation but no chat template, the template refuses it, or it is too long.
         """
         where = "$.prompt" if text.prompt is not None else "$.messages"
         prompt = self._render(text) if text.prompt is None else text.prompt
@@ -69,7 +69,7 @@ class PromptReader:
 
     def _render(self, text: TextInput) -> str:
         if self._template is None:
-            raise PrepareError("this model has no chat template: send 'prompt' instead", where="$.messages")
+            return _only_message(text)
         messages = [{"role": message.role, "content": message.content} for message in text.messages]
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
@@ -77,6 +77,16 @@ class PromptReader:
             raise PrepareError(
                 f"the model's chat template refuses the messages: {error}", where="$.messages"
             ) from error
+
+
+def _only_message(text: TextInput) -> str:
+    """What a model that only continues text is given of a chat: a lone message. Raises PrepareError for more."""
+    if len(text.messages) != 1:
+        raise PrepareError(
+            "this model has no chat template, so it cannot read a conversation: send one message, or 'prompt'",
+            where="$.messages",
+        )
+    return text.messages[0].content
 
 
 def load_chat_template(file: Path) -> Template:

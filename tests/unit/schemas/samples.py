@@ -47,6 +47,13 @@ def decode_image(
     return decoder.decode(record(value, headers, topic="inference.images"))
 
 
+def said(request: InferenceRequest) -> str:
+    """The one message of a request that was sent as plain text."""
+    (message,) = text(request).messages
+    assert message.role == "user"
+    return message.content
+
+
 def text(request: InferenceRequest) -> TextInput:
     assert isinstance(request.input, TextInput)
     return request.input

@@ -16,6 +16,7 @@ from tests.unit.schemas.samples import (
     decode_prompt,
     image,
     refusal,
+    said,
     text,
 )
 
@@ -43,7 +44,7 @@ def test_a_binary_event_carries_its_attributes_in_headers_and_the_prompt_as_its_
 
 
 def test_a_binary_event_may_hold_bare_text_or_a_bare_image() -> None:
-    assert text(decode_prompt(b"Hello", EVENT | {"content-type": b"text/plain"})).prompt == "Hello"
+    assert said(decode_prompt(b"Hello", EVENT | {"content-type": b"text/plain"})) == "Hello"
     assert image(decode_image(PNG, EVENT | {"ce_datacontenttype": b"image/png"})).data == PNG
 
 
@@ -61,7 +62,7 @@ def test_a_structured_event_is_told_by_its_content_type_or_by_its_fields(headers
 
 
 def test_structured_data_may_be_text_or_base64_bytes() -> None:
-    assert text(decode_prompt(event(data="Hello", datacontenttype="text/plain"))).prompt == "Hello"
+    assert said(decode_prompt(event(data="Hello", datacontenttype="text/plain"))) == "Hello"
     request = decode_image(event(data_base64=PNG_BASE64, datacontenttype="image/png"))
     assert image(request).data == PNG
     assert image(decode_image(event(data={"image": PNG_BASE64, "top_k": 2}))).top_k == 2

@@ -21,6 +21,7 @@ from tests.unit.schemas.samples import (
     decode_prompt,
     image,
     refusal,
+    said,
     text,
 )
 
@@ -30,12 +31,12 @@ def test_a_line_of_text_is_a_prompt_with_the_records_own_name_as_its_id() -> Non
     assert request.id == "inference.prompts/2/7"
     assert request.source == Source(topic="inference.prompts", partition=2, offset=7)
     assert (request.task, request.key, request.created_at_ms) == ("text-generation", b"k", 1_700_000_000_000)
-    assert text(request).prompt == "Où est ma commande ?"
+    assert said(request) == "Où est ma commande ?"
     assert text(request).temperature == 0.0
 
 
 def test_a_byte_order_mark_is_no_part_of_the_prompt() -> None:
-    assert text(decode_prompt(b"\xef\xbb\xbfhello")).prompt == "hello"
+    assert said(decode_prompt(b"\xef\xbb\xbfhello")) == "hello"
     assert text(decode_prompt(b'\xef\xbb\xbf{"prompt": "hello"}')).prompt == "hello"
 
 
@@ -105,7 +106,7 @@ def test_a_broken_trace_is_dropped_and_fails_nothing(trace: str) -> None:
 
 
 def test_text_that_looks_like_json_is_a_prompt_when_it_is_declared_as_text() -> None:
-    assert text(decode_prompt(b"{name} says", {"content-type": b"text/plain; charset=UTF-8"})).prompt == "{name} says"
+    assert said(decode_prompt(b"{name} says", {"content-type": b"text/plain; charset=UTF-8"})) == "{name} says"
 
 
 @pytest.mark.parametrize(

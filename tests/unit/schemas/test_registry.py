@@ -15,7 +15,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from schemas.errors import DecodeError, RegistryError
 from schemas.generate import documents
 from schemas.registry import ConfluentRegistry, FakeRegistry, RegistryDecoder
-from tests.unit.schemas.samples import EVENT, JPEG, PNG_BASE64, decode_image, decode_prompt, image, refusal, text
+from tests.unit.schemas.samples import EVENT, JPEG, PNG_BASE64, decode_image, decode_prompt, image, refusal, said, text
 
 PROMPTS = SerializationContext("inference.prompts", MessageField.VALUE)
 IMAGES = SerializationContext("inference.images", MessageField.VALUE)
@@ -60,7 +60,7 @@ def test_a_callers_own_smaller_avro_schema_will_do(registry: ConfluentRegistry) 
 
 def test_avro_text_is_a_prompt_and_avro_bytes_are_an_image(registry: ConfluentRegistry) -> None:
     value = AvroSerializer(registry.client, '"string"')("Hello", PROMPTS)
-    assert text(decode_prompt(value, {}, registry)).prompt == "Hello"
+    assert said(decode_prompt(value, {}, registry)) == "Hello"
     value = AvroSerializer(registry.client, '"bytes"')(JPEG, IMAGES)
     assert image(decode_image(value, {}, registry)).data == JPEG
 
@@ -80,7 +80,7 @@ def test_a_schema_id_in_a_header_is_read_too(registry: ConfluentRegistry) -> Non
     value = AvroSerializer(registry.client, '"string"', conf=conf)("Hello", context)
     assert value is not None
     assert not value.startswith(b"\x00")
-    assert text(decode_prompt(value, headers, registry)).prompt == "Hello"
+    assert said(decode_prompt(value, headers, registry)) == "Hello"
 
 
 def test_what_avro_lets_through_is_still_bounded(registry: ConfluentRegistry) -> None:
