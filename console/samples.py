@@ -1,0 +1,140 @@
+"""What the demo sends: prompts for both text models, and the digits held out when the tiny classifier was trained."""
+
+from __future__ import annotations
+
+import json
+
+from msgspec import Struct
+
+from agents.clients import NewRecord
+from pipeline.settings import KafkaSettings
+from schemas.messages import Task
+
+__all__ = ["Sample", "chat_samples", "record_of", "service_samples", "spread"]
+
+CHAT_MODEL = "smollm2-135m"
+SERVICE_MODEL = "dialogues-tiny"
+CHAT_TOKENS = 40
+SERVICE_TOKENS = 48
+
+CHAT_PROMPTS = (
+    "What is the capital of France?",
+    "Write a one-sentence e-mail that thanks a colleague for her help.",
+    "Name three fruits that are red.",
+    "Explain in one sentence why the sky is blue.",
+    "What is the opposite of 'generous'?",
+    "Give me a title for a story about a lighthouse.",
+    "How many days are there in a week?",
+    "Write a short greeting for a birthday card.",
+    "What do bees make?",
+    "Say in one sentence what a water mill does.",
+    "Which planet is closest to the Sun?",
+    "Give one tip for sleeping better.",
+    "What is the largest ocean on Earth?",
+    "Describe the taste of a lemon in one sentence.",
+    "What language is spoken in Brazil?",
+    "Write one sentence that sells a warm winter coat.",
+    "What gas do plants take in from the air?",
+    "Name two animals that live in the desert.",
+    "What is a good first sentence for a letter of complaint?",
+    "Who wrote Romeo and Juliet?",
+    "Give a one-sentence summary of how rain forms.",
+    "What is ice made of?",
+    "Suggest a name for a small bakery.",
+    "Write one polite sentence that declines an invitation.",
+)
+
+SERVICE_PROMPTS = (
+    "How long does delivery take?",
+    "I forgot my password.",
+    "What are your opening hours?",
+    "Are you open on Sundays?",
+    "My parcel has not arrived.",
+    "I want to speak to a manager.",
+    "How do I change my e-mail address?",
+    "Please delete my account.",
+    "Can I talk to a real person please",
+    "What can you help me with?",
+    "I want to return my order.",
+    "When do I get my money back?",
+    "Do you speak Chinese?",
+    "一般多久能送到？",
+    "忘记密码了怎么办？",
+    "运费怎么算？",
+    "你好",
+    "你是机器人吗？",
+    "我要退货。",
+    "星期天营业吗？",
+    "怎么开发票？",
+    "我要找你们经理。",
+    "谢谢你的帮助。",
+    "什么时候能退款？",
+)
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """One record of the demo.
+
+    Attributes:
+        name: unique in a run; the record's key and its request's id.
+        value: the record's value: JSON for prompts, an encoded image otherwise.
+        question: the prompt, for showing it.
+        accepted: labels that count as right, in lower case; empty when it is not scored.
+        shown: whether its picture is drawn; all answers are shown.
+        kind: what the summary counts it as: ``prompts``, ``photos`` or ``digits``.
+    """
+
+    name: str
+    kind: str
+    task: Task
+    model: str
+    value: bytes
+    question: str = ""
+    accepted: frozenset[str] = frozenset()
+    shown: bool = True
+
+    def is_right(self, label: str) -> bool:
+        """Whether the label counts. ImageNet's labels list synonyms with commas; any of them will do."""
+        return any(part.strip().lower() in self.accepted for part in label.split(","))
+
+
+def record_of(sample: Sample, kafka: KafkaSettings) -> NewRecord:
+    """The record that carries the sample: model and id travel as headers."""
+    topic = kafka.prompts if sample.task == "text-generation" else kafka.images
+    headers = (("id", sample.name.encode()), ("model", sample.model.encode()))
+    return NewRecord(topic=topic, value=sample.value, key=sample.name.encode(), headers=headers, name=sample.name)
+
+
+def chat_samples() -> list[Sample]:
+    """Everyday questions for the chat model."""
+    return _prompt_samples(CHAT_PROMPTS, CHAT_MODEL, CHAT_TOKENS)
+
+
+def service_samples() -> list[Sample]:
+    """Customers' questions in English and Chinese for the tiny dialogue model."""
+    return _prompt_samples(SERVICE_PROMPTS, SERVICE_MODEL, SERVICE_TOKENS)
+
+
+def spread(*groups: list[Sample]) -> list[Sample]:
+    """All samples, each group evenly spread over the whole, so that every kind is seen from the start."""
+    placed = [((i + 0.5) / len(group), n, sample) for n, group in enumerate(groups) for i, sample in enumerate(group)]
+    return [sample for _, _, sample in sorted(placed, key=lambda entry: entry[:2])]
+
+
+def _prompt_samples(prompts: tuple[str, ...], model: str, max_tokens: int) -> list[Sample]:
+    return [
+        Sample(
+            name=f"prompt-{number:02}",
+            kind="prompts",
+            task="text-generation",
+            model=model,
+            value=_chat(prompt, max_tokens),
+            question=prompt,
+        )
+        for number, prompt in enumerate(prompts, start=1)
+    ]
+
+
+def _chat(prompt: str, max_tokens: int) -> bytes:
+    request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+    return json.dumps(request, ensure_ascii=False).encode()
