@@ -91,7 +91,7 @@ class Cluster:
             reason = self._try_start(java, jars, timeout_s, same_ports=attempt == 1)
             if reason is None:
                 return
-            if attempt == START_TRIES or not self._ports_were_taken():
+            if attempt == START_TRIES or not self._may_pass():
                 raise BrokerError(f"The embedded broker in {self.data} is not ready: {reason}.{self.complaints()}")
 
     def complaints(self) -> str:
@@ -99,8 +99,10 @@ class Cluster:
         tail = log_tail(self.files)
         return f" The end of its logs ({self.data}/node-*/*.log):\n{tail}" if tail else ""
 
-    def _ports_were_taken(self) -> bool:
-        return "Address already in use" in log_tail(self.files) or "BindException" in log_tail(self.files)
+    def _may_pass(self) -> bool:
+        """Whether a port was taken, or a node that was killed a moment ago still holds its files."""
+        tail = log_tail(self.files)
+        return any(word in tail for word in ("Address already in use", "BindException", "Failed to acquire lock"))
 
     def _try_start(self, java: Java, jars: Sequence[Path], timeout_s: float, *, same_ports: bool) -> str | None:
         dead = [path for path in self.properties if path not in self.alive()]

@@ -94,26 +94,40 @@ def end_nodes(properties: Sequence[Path], grace_s: float) -> list[int]:
     Returns:
         The pids of those that would not end even so, such as one that hangs in a dead disk; normally none.
     """
+    pids: set[int] = set()
     for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
-        nodes = find_nodes(properties)
-        for pid in nodes.values():
+        nodes = find_nodes(properties).values()
+        for pid in nodes:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        if not _still_there(properties, set(nodes.values()), timeout_s):
+        pids.update(nodes)
+        if not _still_there(properties, pids, timeout_s):
             return []
-    return list(find_nodes(properties).values())
+    return sorted(filter(_is_ending, pids))
 
 
 def _still_there(properties: Sequence[Path], pids: set[int], timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
-    while True:
-        for pid in pids:
-            reap(pid)
-        if not find_nodes(properties):
-            return False
+    while find_nodes(properties) or any(_is_ending(pid) for pid in pids):
         if time.monotonic() >= deadline:
             return True
         time.sleep(POLL_S)
+    return False
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a killed process still holds its files and ports: its command line goes first, its threads last."""
+    if reap(pid):
+        return False
+    if sys.platform != "linux":
+        listing = subprocess.run(["/bin/ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
+        return listing.stdout.strip()[:1] not in (b"", b"Z")
+    try:
+        fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    state, threads = fields[0], int(fields[17])  # proc(5), fields 3 and 20
+    return state != "Z" or threads > 1
 
 
 def _guard(grace_s: float, properties: Sequence[Path]) -> None:

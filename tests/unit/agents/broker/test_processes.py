@@ -5,12 +5,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agents.broker.guard import Guard
-from agents.broker.processes import MAIN_CLASS, end_nodes, find_nodes, reap, spawn
+from agents.broker.processes import MAIN_CLASS, end_nodes, find_nodes, spawn
 
 GENTLE = "import time; time.sleep(60)"
 STUBBORN = (
@@ -32,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start_node
     for pid in pids:
-        if not reap(pid):
+        with suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
@@ -77,6 +78,16 @@ def test_a_node_that_ignores_sigterm_is_killed_after_the_grace(start: Start, tmp
     assert end_nodes([properties], grace_s=0.3) == []
     assert 0.3 <= time.monotonic() - began < 5
     assert not find_nodes([properties])
+
+
+def test_an_ended_node_is_gone_with_its_last_thread(start: Start, tmp_path: Path) -> None:
+    properties = tmp_path / "server.properties"
+    threads = f"import threading\nfor _ in range(40): threading.Thread(target=lambda: exec({GENTLE!r})).start()"
+    for _ in range(5):
+        pid = start(properties, threads)
+        assert end_nodes([properties], grace_s=0.0) == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_ending_what_does_not_run_is_nothing(tmp_path: Path) -> None:
