@@ -76,11 +76,6 @@ class EmbeddedBroker:
         )
         self._guard: Guard | None = None
 
-    @classmethod
-    def from_settings(cls, settings: BrokerSettings) -> EmbeddedBroker:
-        """The user's own broker, with one node."""
-        return cls(settings)
-
     def start(self, progress: Progress | None = None, *, owned: bool = False) -> BrokerInfo:
         """Start the broker, or find it running, and return once clients can produce and consume.
 
