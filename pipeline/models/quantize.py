@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import onnx
 from pipeline.errors import ModelError
 from pipeline.models.bias_correction import MEAN, correct_biases, with_input_means
 
-__all__ = ["METHOD", "quantize_static_int8"]
+__all__ = ["METHOD", "input_means", "quantize_static_int8"]
 
 METHOD = "static QDQ U8S8 per channel, 7-bit weights, MinMax calibration, bias correction"
 # A Clip or Relu is listed so that a convolution's range is taken after it: the quantizer then folds it into the scale.
@@ -49,7 +49,7 @@ def quantize_static_int8(source: Path, target: Path, batches: Iterable[Feeds]) -
         with _quiet():
             _quantize(source, target, calibration)
         full, quantized = onnx.load(source), onnx.load(target)
-        correct_biases(full, quantized, _input_means(full, calibration))
+        correct_biases(full, quantized, input_means(full, calibration))
         onnx.save(quantized, target)
     except Exception as error:  # the library raises nearly anything
         raise ModelError(f"{source}: cannot be quantized to INT8: {error}") from error
@@ -80,7 +80,7 @@ def _reader(base: type, batches: Iterator[Feeds]) -> Any:
     return type("Reader", (base,), {"get_next": get_next})()
 
 
-def _input_means(full: onnx.ModelProto, batches: list[Feeds]) -> dict[str, npt.NDArray[Any]]:
+def input_means(full: onnx.ModelProto, batches: Sequence[Feeds]) -> dict[str, npt.NDArray[Any]]:
     """The mean input of each Conv and Gemm over all rows of ``batches``, by node name."""
     import onnxruntime
 
