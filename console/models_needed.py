@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from rich.status import Status
+
 from console.output import Output
 from pipeline.models.store import PULLABLE, list_models
 from pipeline.settings import Settings
@@ -26,6 +30,14 @@ def ensure_models(settings: Settings, output: Output) -> None:
         output.say(f"{name} is not here yet; it is fetched and built once")
         if output.interactive:
             with output.people.status(name) as status:
-                pull(name, settings, progress=lambda step, name=name: status.update(f"{name}: {step}"))
+                pull(name, settings, progress=partial(_spin, status, name))
         else:
-            pull(name, settings, progress=lambda step, name=name: output.say(f"{name}: {step}"))
+            pull(name, settings, progress=partial(_say, output, name))
+
+
+def _spin(status: Status, name: str, step: str) -> None:
+    status.update(f"{name}: {step}")
+
+
+def _say(output: Output, name: str, step: str) -> None:
+    output.say(f"{name}: {step}")
