@@ -17,7 +17,7 @@ from pipeline.models.store import find_model
 from pipeline.settings import KafkaSettings, Settings
 from schemas.messages import Outcome, TextOutput
 from schemas.outcomes import decode_outcome
-from tests.acceptance.conftest import TINY, StartWorker
+from tests.workers import TINY, StartWorker
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.settings import KafkaSettings
-from tests.acceptance.conftest import StartWorker
+from tests.workers import StartWorker
 
 pytestmark = [
     pytest.mark.acceptance,

@@ -1,24 +1,23 @@
+"""Real worker processes for tests."""
+
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO, Any, NamedTuple
 
 import pytest
 
-from agents.broker import EmbeddedBroker
-from agents.topics import create_topics
-from pipeline.settings import BrokerSettings, KafkaSettings, Settings
+from pipeline.settings import KafkaSettings
+
+__all__ = ["TINY", "StartWorker", "Worker", "running_worker", "worker_environ"]
 
 TINY = "dialogues-tiny,digits-tiny"
 
@@ -34,41 +33,7 @@ class Worker(NamedTuple):
 StartWorker = Callable[..., Worker]
 
 
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap servers of a Kafka of these tests' own."""
-    broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path_factory.mktemp("kafka") / "data"), heap_mib=384))
-    servers = broker.start(owned=True).bootstrap_servers
-    try:
-        yield servers
-    finally:
-        broker.stop()
-
-
-@pytest.fixture
-def kafka_settings(kafka: str) -> KafkaSettings:
-    """Topics and a consumer group of one test's own, created."""
-    name = f"acceptance-{secrets.token_hex(4)}"
-    settings = KafkaSettings(bootstrap_servers=kafka, topic_prefix=f"{name}.", group_id=name, partitions=2)
-    create_topics(Settings(kafka=settings))
-    return settings
-
-
-@pytest.fixture
-def start_worker(kafka_settings: KafkaSettings, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts a worker on this test's topics and waits until it serves; stops it after the test."""
-    with ExitStack() as stack:
-
-        def start(
-            python: Path | str = sys.executable, *, models: str = TINY, environ: Mapping[str, str] | None = None
-        ) -> Worker:
-            variables = {**os.environ, **_environ(kafka_settings, models), **(environ or {})}
-            return stack.enter_context(_worker(python, variables, tmp_path))
-
-        yield start
-
-
-def _environ(kafka: KafkaSettings, models: str) -> dict[str, str]:
+def worker_environ(kafka: KafkaSettings, models: str) -> dict[str, str]:
     return {
         "MILLRACE_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "MILLRACE_KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
@@ -80,7 +45,7 @@ def _environ(kafka: KafkaSettings, models: str) -> dict[str, str]:
 
 
 @contextmanager
-def _worker(python: Path | str, environ: Mapping[str, str], folder: Path) -> Iterator[Worker]:
+def running_worker(python: Path | str, environ: Mapping[str, str], folder: Path) -> Iterator[Worker]:
     started = time.monotonic()
     with (folder / "worker.log").open("w+", encoding="utf-8") as log:
         process = subprocess.Popen(
