@@ -106,6 +106,7 @@ class InferenceApp(BatchApp):
             tokens=kafka.tokens,
             metrics=self.engine.metrics,
             route=self.topics.deliver,
+            watchdog_timeout_s=self.millrace.worker.watchdog_timeout_s,
             loop=self.loop,
             beacon=self.beacon,
         )

@@ -21,6 +21,7 @@ from agents.outbox import Place, note
 from agents.records import offset_of, place, record_size
 from agents.serving import encode_piece
 from agents.transport.batches import Batch
+from agents.watchdog import Progress, Watchdog
 from pipeline.errors import EngineError, MillraceError, TransportError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Delivery(Service):  # type: ignore[misc]
         tokens: topic of streamed pieces.
         metrics: counts records, outcomes, lag.
         route: hands a batch to the agents.
+        watchdog_timeout_s: how long a partition may stand still while its log grows.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Delivery(Service):  # type: ignore[misc]
         tokens: str,
         metrics: Metrics,
         route: Callable[[Batch], None],
+        watchdog_timeout_s: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -84,6 +87,7 @@ class Delivery(Service):  # type: ignore[misc]
         self._tokens = tokens
         self._metrics = metrics
         self._route = route
+        self._watchdog = Watchdog(watchdog_timeout_s)
         self._ledger = ledger
         self._working: defaultdict[Partition, set[asyncio.Task[None]]] = defaultdict(set)
         self._last_of_key: dict[tuple[Partition, bytes], asyncio.Future[None]] = {}
@@ -255,9 +259,22 @@ class Delivery(Service):  # type: ignore[misc]
 
     def _report_lag(self, end_offsets: Mapping[Partition, int]) -> None:
         committable = self._ledger.committable()
+        behind: dict[Partition, Progress] = {}
         for partition, end in end_offsets.items():
+            if (epoch := self._ledger.epoch(partition)) is None:
+                continue
+            lag = end - committable.get(partition, 0)
             if partition in committable:
-                self._metrics.lag.labels(*partition).set(end - committable[partition])
+                self._metrics.lag.labels(*partition).set(lag)
+            if lag > 0:
+                behind[partition] = Progress(epoch, self._ledger.settled(partition), end)
+        if stalled := self._watchdog.observe(time.monotonic(), behind):
+            self.fail(
+                EngineError(
+                    f"{_words(stalled)}: no record was served for {self._watchdog.timeout_s:g} s while more arrived. "
+                    "The worker ends, with them uncommitted, so that a new one can take over."
+                )
+            )
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit_regularly(self) -> None:

@@ -35,6 +35,7 @@ class PartitionLedger:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.committed: int | None = None
+        self.settled = 0
         self._open: deque[int] = deque()
         self._settled: set[int] = set()
         self._next: int | None = None
@@ -70,6 +71,7 @@ class PartitionLedger:
         if offset in self._settled or not self._open or not self._open[0] <= offset < (self._next or 0):
             raise ValueError(f"offset {offset} has no open entry to settle. This is a bug.")
         self._settled.add(offset)
+        self.settled += 1
         while self._open and self._open[0] in self._settled:
             self._settled.discard(self._open.popleft())
 
@@ -135,6 +137,10 @@ class Ledger:
         for partition, offset in offsets.items():
             if (entry := self._partitions.get(partition)) is not None:
                 entry.committed = offset
+
+    def settled(self, partition: Partition) -> int:
+        """Records settled since ``partition`` was assigned. Raises KeyError when it is not."""
+        return self._partitions[partition].settled
 
     def committable(self) -> dict[Partition, int]:
         """The first offset without a delivered outcome of each partition that has had a record."""

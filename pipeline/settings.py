@@ -144,6 +144,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_in_flight_records: Positive = 512
     max_in_flight_bytes: Positive = 256 * MEBIBYTE
     drain_timeout_s: PositiveSeconds = 20.0
+    watchdog_timeout_s: PositiveSeconds = 120.0
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
     commit_interval_s: PositiveSeconds = 0.5
     transaction_interval_s: PositiveSeconds = 0.1

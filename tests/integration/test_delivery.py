@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agents.app import InferenceApp, create_app
 from agents.topics import create_topics
@@ -45,9 +47,10 @@ async def start_app(settings: Settings, tmp_path: Path) -> AsyncIterator[StartAp
     """Starts workers in this process; each is stopped at the end of the test."""
     apps: list[InferenceApp] = []
 
-    async def start(backend: FakeBackend | None = None, **changes: Any) -> InferenceApp:
+    async def start(backend: FakeBackend | None = None, **worker: Any) -> InferenceApp:
+        mine = replace(settings, worker=replace(settings.worker, **worker))
         models = [fake_generator(tmp_path), fake_classifier(tmp_path)]
-        app = create_app(settings, Engine(settings, models, backend=backend or FakeBackend()))
+        app = create_app(mine, Engine(mine, models, backend=backend or FakeBackend()))
         apps.append(app)
         await app.start()
         return app
@@ -161,3 +164,26 @@ async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Set
     found = await outcomes(settings, settings.kafka.image_results, sent)
     assert len(found) == sent
     assert {outcome["status"] for outcome in found} == {"ok"}
+
+
+async def test_a_device_that_never_answers_ends_the_worker_with_its_records_uncommitted(
+    settings: Settings, start_app: StartApp
+) -> None:
+    hanging, answer = threading.Event(), threading.Event()
+
+    def hang(_: Any) -> bool:
+        if hanging.is_set():
+            answer.wait()
+        return False
+
+    app = await start_app(FakeBackend(fault=hang), watchdog_timeout_s=2, drain_timeout_s=0.1)
+    hanging.set()
+    try:
+        for _ in range(8):
+            produce(settings, settings.kafka.images, [(str(i), grey_pixel_png()) for i in range(8)])
+            await asyncio.sleep(0.5)
+        failure = await asyncio.wait_for(asyncio.shield(app.delivery.failed), 20)
+        assert "no record was served for 2 s while more arrived" in str(failure)
+        assert await asyncio.to_thread(committed, settings, settings.kafka.images) == 0
+    finally:
+        answer.set()
