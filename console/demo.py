@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -157,7 +157,10 @@ def _send(
 
 
 def _watch(arrivals: Arrivals, sent: dict[Source, tuple[Sample, int]], output: Output) -> Iterator[Answered]:
-    cards = Cards(output.people)
+    cards = {
+        "photos": Cards(output.people, min_columns=40, max_columns=52),
+        "digits": Cards(output.people, min_columns=27, max_columns=27),
+    }
     bar = Progress(
         SpinnerColumn(),
         TextColumn("outcomes"),
@@ -177,10 +180,11 @@ def _watch(arrivals: Arrivals, sent: dict[Source, tuple[Sample, int]], output: O
             bar.advance(task)
             yield answer
         if output.interactive:
-            cards.flush()
+            for rows in cards.values():
+                rows.flush()
 
 
-def _show(answer: Answered, cards: Cards, output: Output) -> None:
+def _show(answer: Answered, cards: Mapping[str, Cards], output: Output) -> None:
     if output.as_json:
         return
     if not output.interactive:
@@ -188,7 +192,7 @@ def _show(answer: Answered, cards: Cards, output: Output) -> None:
     elif answer.sample.task == "text-generation":
         output.people.print(answer_block(answer))
     elif answer.sample.shown or answer.arrival.outcome.status != "ok":
-        cards.add(answer)
+        cards[answer.sample.kind].add(answer)
 
 
 def _conclude(summary: Summary, samples: Sequence[Sample], output: Output) -> None:

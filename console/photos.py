@@ -35,7 +35,7 @@ PHOTOS: dict[str, tuple[str, frozenset[str]]] = {
 SEED = 20_261_124
 CROP_SHARE = (0.5, 0.9)
 JPEG_QUALITY = 90
-SHOWN_EVERY = 15
+SHOWN_EVERY = 31
 
 
 def photo_samples(crops: int) -> list[Sample]:

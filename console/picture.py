@@ -73,6 +73,6 @@ def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """The largest size that fits; tiny images (digits) grow by whole pixels and stay crisp."""
     scale = min(width / image.width, height / image.height)
     if max(image.size) <= SMALL_PIXELS and scale > 1:
-        return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
+        return image.resize((image.width * int(scale), image.height * int(scale)), Image.Resampling.NEAREST)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.LANCZOS)

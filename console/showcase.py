@@ -16,8 +16,7 @@ from schemas.messages import ClassificationOutput, Label
 
 __all__ = ["Cards", "answer_block", "plain_line", "summary_block"]
 
-PICTURE_COLUMNS, PICTURE_ROWS = 14, 6
-CARD_COLUMNS = 32
+CAPTION_COLUMNS = 17
 BAR_CELLS = 10
 LABELS_ON_CARD = 2
 
@@ -27,16 +26,20 @@ class Cards:
 
     Args:
         console: where the rows are printed.
+        min_columns: a card is at least this wide; as many as fit share a row and fill it.
+        max_columns: no card grows wider than this.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, min_columns: int, max_columns: int) -> None:
         self._console = console
+        self._in_row = max(1, console.width // min_columns)
+        self._columns = min(max_columns, console.width // self._in_row)
         self._row: list[RenderableType] = []
 
     def add(self, answered: Answered) -> None:
         """Show the picture of an outcome, once its row is full."""
-        self._row.append(_card(answered))
-        if len(self._row) >= max(1, self._console.width // CARD_COLUMNS):
+        self._row.append(_card(answered, self._columns))
+        if len(self._row) == self._in_row:
             self.flush()
 
     def flush(self) -> None:
@@ -45,7 +48,7 @@ class Cards:
             return
         grid = Table.grid(padding=(0, 1, 0, 0))
         for _ in self._row:
-            grid.add_column(width=CARD_COLUMNS - 1)
+            grid.add_column(width=self._columns - 1)
         grid.add_row(*self._row)
         self._console.print(Padding(grid, (0, 0, 1, 0)))
         self._row = []
@@ -120,12 +123,14 @@ def _time(milliseconds: float) -> str:
     return f"{milliseconds / 1_000:.2f} s" if milliseconds >= 1_000 else f"{milliseconds:.0f} ms"
 
 
-def _card(answered: Answered) -> RenderableType:
+def _card(answered: Answered, columns: int) -> RenderableType:
+    across = max(8, columns - CAPTION_COLUMNS - 2)
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=PICTURE_COLUMNS)
-    grid.add_column(width=CARD_COLUMNS - PICTURE_COLUMNS - 2, overflow="fold")
-    picture = Picture(answered.sample.value, columns=PICTURE_COLUMNS, rows=PICTURE_ROWS)
-    grid.add_row(picture, _caption(answered))
+    grid.add_column(width=across)
+    grid.add_column(width=CAPTION_COLUMNS)
+    # Rows for a picture of 4 by 3: a cell is twice as high as wide. Digits are square and get their whole height.
+    rows = across // 2 if answered.sample.kind == "digits" else across * 3 // 8
+    grid.add_row(Picture(answered.sample.value, columns=across, rows=rows), _caption(answered))
     return grid
 
 
