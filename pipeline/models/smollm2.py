@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from jinja2 import Template
 
 from pipeline.errors import ModelError
 from pipeline.models.card import ModelCard, Precision, TextSpec, Variant
@@ -18,6 +19,7 @@ from pipeline.models.text_gate import compare_decoders, gate_texts, greedy
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder
 from pipeline.runtime.session import CacheLayout
 from pipeline.settings import RuntimeSettings
+from pipeline.tasks.prompts import load_chat_template
 
 __all__ = ["RECIPE"]
 
@@ -33,6 +35,13 @@ METHOD = "weights INT8 symmetric in blocks of 32, activations INT8 per row and b
 GATE = Gate(at_least={"top1_agreement": 0.96}, at_most={"mean_kl": 0.01})
 COMPARED_TOKENS = 48
 QUESTION, ANSWER = "What is the capital of France?", "Paris"
+# The file's own template opens every chat with a system message about SmolLM. Without it the model answers more surely
+# (docs/models.md), prompts are 20 tokens shorter, and what is not in the record is not in the prompt.
+TEMPLATE = """{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
 
 
 def build(kitchen: Kitchen) -> ModelCard:
@@ -44,7 +53,7 @@ def build(kitchen: Kitchen) -> ModelCard:
         onnx.save(build_decoder(model.spec, model.weights, precision), kitchen.folder / f"{precision}.onnx")
     model.weights.clear()  # 540 MB that the sessions below can use
     model.tokenizer.save(str(kitchen.folder / "tokenizer.json"))
-    (kitchen.folder / "chat_template.jinja").write_text(model.chat_template, encoding="utf-8")
+    (kitchen.folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     kitchen.progress("comparing INT8 with FP32")
     measured = _measure(model, kitchen.folder)
     check_gate(measured, GATE, NAME)
@@ -58,7 +67,7 @@ def _measure(model: GgufModel, folder: Path) -> dict[str, float]:
     rows = [model.tokenizer.encode(text).ids[:COMPARED_TOKENS] for text in gate_texts()]
     candidate = _open(model, folder / "int8.onnx", len(rows))
     measured = compare_decoders(_open(model, folder / "fp32.onnx", len(rows)), candidate, np.array(rows, np.int64))
-    _check_answer(model, candidate)
+    _check_answer(model, load_chat_template(folder / "chat_template.jinja"), candidate)
     return measured
 
 
@@ -75,10 +84,11 @@ def _open(model: GgufModel, path: Path, slots: int) -> OnnxDecoder:
     return OnnxBackend(RuntimeSettings(provider="cpu")).open_decoder(path, layout)
 
 
-def _check_answer(model: GgufModel, decoder: OnnxDecoder) -> None:
+def _check_answer(model: GgufModel, template: Template, decoder: OnnxDecoder) -> None:
     """A question with one right answer: a graph that passes on numbers alone could still be wired wrongly."""
-    prompt = model.tokenizer.encode(f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n").ids
-    answer = model.tokenizer.decode(greedy(decoder, prompt, 24, lambda token: token == model.eos_token_id))
+    prompt = template.render(messages=[{"role": "user", "content": QUESTION}], add_generation_prompt=True)
+    ids = model.tokenizer.encode(prompt).ids
+    answer = model.tokenizer.decode(greedy(decoder, ids, 24, lambda token: token == model.eos_token_id))
     if ANSWER not in answer:
         raise ModelError(f"model {NAME}: asked {QUESTION!r}, INT8 answers {answer!r}. It was not installed.")
 

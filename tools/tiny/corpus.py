@@ -1,12 +1,12 @@
 """The dialogues: read from ``dialogues/<topic>.<language>.jsonl``, split by dialogue, filled and varied.
 
-A line is ``{"id": ..., "turns": [...]}``; turns alternate, the customer first. Turns may hold slots such as ``{order}``
+A line is ``{"id": ..., "turns": [...], "also": [...]}``; turns alternate, the customer first, and ``also`` holds other
+ways to ask the first. Turns may hold slots such as ``{order}``
 (:mod:`tools.tiny.slots`), which are filled anew each time a dialogue is drawn, so numbers cannot be learned by heart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from schemas.messages import ChatMessage
 from tools.tiny.slots import SlotValues, draw_slots, slot_values
+from tools.tiny.swaps import read_swaps, swap_phrases
 
 __all__ = ["FOLDER", "Dialogue", "Split", "draw", "messages_of", "read_split"]
 
@@ -29,6 +30,7 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str
     turns: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
 
 class Dialogue(Struct, frozen=True, kw_only=True):
@@ -38,6 +40,7 @@ class Dialogue(Struct, frozen=True, kw_only=True):
     topic: str
     language: str
     turns: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
 
 class Split(Struct, frozen=True, kw_only=True):
@@ -73,9 +76,11 @@ def messages_of(dialogue: Dialogue, rng: np.random.Generator) -> list[ChatMessag
 
 
 def draw(dialogue: Dialogue, rng: np.random.Generator) -> list[ChatMessage]:
-    """A variation for training: slots filled, a greeting or a system message added, typed with less care."""
-    messages = messages_of(dialogue, rng)
-    values = _values(dialogue)
+    """A variation for training: said in other words, slots filled, perhaps a greeting or a system message before it."""
+    values, swaps = _values(dialogue), read_swaps(FOLDER / "swaps.toml")[dialogue.language]
+    first = rng.choice([dialogue.turns[0], *dialogue.also])
+    asked = msgspec.structs.replace(dialogue, turns=(str(first), *dialogue.turns[1:]))
+    messages = [_say(message, swap_phrases(message.content, swaps, rng)) for message in messages_of(asked, rng)]
     if rng.random() < 0.15:
         messages[0] = _say(messages[0], rng.choice(values["greeting"]) + _uncapitalised(messages[0].content))
     messages = [_casual(message, rng) if message.role == "user" else message for message in messages]
@@ -92,7 +97,7 @@ def _read(path: Path) -> list[Dialogue]:
     for line in lines:
         if len(line.turns) % 2 or not line.turns:
             raise ValueError(f"{path.name}: dialogue {line.id} must end with the assistant's turn.")
-    return [Dialogue(id=line.id, topic=topic, language=language, turns=line.turns) for line in lines]
+    return [Dialogue(id=line.id, topic=topic, language=language, turns=line.turns, also=line.also) for line in lines]
 
 
 def _values(dialogue: Dialogue) -> SlotValues:
@@ -116,8 +121,3 @@ def _casual(message: ChatMessage, rng: np.random.Generator) -> ChatMessage:
     if rng.random() < 0.25:
         text = text.rstrip(".?!。？！") or text
     return _say(message, text)
-
-
-def topics(dialogues: Sequence[Dialogue]) -> list[str]:
-    """The topics, in alphabetical order."""
-    return sorted({dialogue.topic for dialogue in dialogues})

@@ -12,8 +12,9 @@ import torch
 from msgspec import Struct
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging
 
-from tools.tiny.bpe import render
+from tools.tiny.bpe import SPECIAL, render
 from tools.tiny.corpus import Dialogue, draw
 
 __all__ = ["Recipe", "train_gpt2"]
@@ -21,37 +22,42 @@ __all__ = ["Recipe", "train_gpt2"]
 Ids = npt.NDArray[np.int64]
 # Labels of this value do not count in the loss (PyTorch's convention).
 IGNORED = -100
+BETAS = (0.9, 0.95)
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """The numbers of the model and of its training."""
+    """The numbers of the model and of its training. ``noise`` is the share of input tokens that are replaced."""
 
     layers: int = 4
     hidden: int = 192
     heads: int = 6
     vocabulary: int = 2432
     max_length: int = 256
-    steps: int = 1500
+    steps: int = 2400
     rows: int = 12
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.1
     dropout: float = 0.1
-    warmup: int = 40
+    warmup: int = 100
+    noise: float = 0.1
     seed: int = 7
 
 
 def train_gpt2(dialogues: Sequence[Dialogue], tokenizer: Tokenizer, recipe: Recipe, say: Callable[[str], None]) -> Any:
     """Train from scratch and return the `GPT2LMHeadModel`, ready to evaluate. Equal seeds give equal weights."""
+    logging.set_verbosity_error()  # it warns of a default that is what we want
     torch.manual_seed(recipe.seed)
     model = GPT2LMHeadModel(_config(recipe))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=BETAS, weight_decay=recipe.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     batches = _batches(dialogues, tokenizer, recipe)
     began, losses = time.monotonic(), []
     model.train()
     for step in range(1, recipe.steps + 1):
         tokens, labels = map(torch.from_numpy, next(batches))
-        loss = model(input_ids=tokens, labels=labels).loss
+        loss = model(input_ids=_noisy(tokens, recipe), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -61,6 +67,12 @@ def train_gpt2(dialogues: Sequence[Dialogue], tokenizer: Tokenizer, recipe: Reci
         if step % 100 == 0:
             say(f"  step {step}/{recipe.steps}  loss {np.mean(losses[-100:]):.3f}  {time.monotonic() - began:.0f} s")
     return model.eval()
+
+
+def _noisy(tokens: Any, recipe: Recipe) -> Any:
+    """Some tokens of the input replaced at random (special ones never), so that no context can be learned by heart."""
+    chosen = (torch.rand(tokens.shape) < recipe.noise) & (tokens >= len(SPECIAL))
+    return torch.where(chosen, torch.randint(len(SPECIAL), recipe.vocabulary, tokens.shape), tokens)
 
 
 def _config(recipe: Recipe) -> Any:
