@@ -14,8 +14,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 from confluent_kafka import Consumer, Producer
 
 from agents.app import create_app
@@ -40,19 +42,15 @@ def main() -> None:
         return
     count, runs = (5_000, 1) if args.quick else (40_000, 5)
     with broker() as servers:
-        medians = in_turn(
-            {
-                mode: lambda mode=mode: run_alone("benchmarks.delivery", mode, SERVERS=servers, COUNT=str(count))[
-                    "rate"
-                ]
-                for mode in MODES
-            },
-            runs,
-        )
+        medians = in_turn({mode: partial(_rate, servers, mode, count) for mode in MODES}, runs)
     ratio = medians["exactly_once"] / medians["at_least_once"]
     figures = {"exactly_once_ratio": ratio, **{f"{mode}_records_per_s": rate for mode, rate in medians.items()}}
     rows = [(f"{mode}, records/s", f"{rate:,.0f}") for mode, rate in medians.items()]
     report("delivery", figures, [*rows, ("exactly_once / at_least_once", f"{ratio:.2f}")], args, note="medians")
+
+
+def _rate(servers: str, mode: str, count: int) -> float:
+    return run_alone("benchmarks.delivery", mode, SERVERS=servers, COUNT=str(count))["rate"]
 
 
 class InstantEngine:
@@ -87,7 +85,7 @@ async def serve(mode: str, servers: str, count: int) -> float:
     name = uuid.uuid4().hex
     settings = Settings(
         kafka=KafkaSettings(bootstrap_servers=servers, topic_prefix=f"{name}.", group_id=name),
-        worker=WorkerSettings(delivery=mode, max_in_flight_records=5_000),
+        worker=msgspec.convert({"delivery": mode, "max_in_flight_records": 5_000}, WorkerSettings),
     )
     create_topics(settings)
     fill(settings, count)

@@ -13,11 +13,12 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 import faust
 from confluent_kafka import Consumer, Message, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from agents.ledger import Ledger, Partition
 from agents.transport.batches import Batch
@@ -45,9 +46,8 @@ def main() -> None:
         counts = {name: count // 10 for name, count in counts.items()}
     with broker() as servers:
         fill(servers, max(counts.values()))
-        medians = in_turn(
-            {name: lambda name=name: _rate(servers, name, counts[name]) for name in counts}, 1 if args.quick else 5
-        )
+        sides = {name: partial(_rate, servers, name, count) for name, count in counts.items()}
+        medians = in_turn(sides, 1 if args.quick else 5)
     times = medians[OURS] / medians[STOCK]
     figures = {
         "times_stock": times,
