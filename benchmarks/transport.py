@@ -46,8 +46,8 @@ def main() -> None:
         counts = {name: count // 10 for name, count in counts.items()}
     with broker() as servers:
         fill(servers, max(counts.values()))
-        sides = {name: partial(_rate, servers, name, count) for name, count in counts.items()}
-        medians = in_turn(sides, 1 if args.quick else 5)
+        contest = {name: partial(_rate, servers, name, count) for name, count in counts.items()}
+        medians = in_turn(contest, 1 if args.quick else 5)
     times = medians[OURS] / medians[STOCK]
     figures = {
         "times_stock": times,
