@@ -244,8 +244,10 @@ class Poller(threading.Thread):
         self._assigned.update(partitions)
         self._listener.on_assigned(partitions)
         consumer.incremental_assign(added)
-        if blocked := [tp for tp in added if tp.topic in self._paused]:
-            consumer.pause(blocked)
+        # librdkafka remembers a pause across assignments: a partition that left while its topic was paused comes back
+        # paused, and nothing would ever resume it.
+        consumer.pause([tp for tp in added if tp.topic in self._paused])
+        consumer.resume([tp for tp in added if tp.topic not in self._paused])
 
     def _on_revoke(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
         partitions = _names(removed)
