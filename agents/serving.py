@@ -75,7 +75,7 @@ class Server:
             request = await _decode(self._routes[record.topic], record)
             return Reply(await self._engine.submit(request, emit=emit), None)
         except RecordError as error:
-            outcome = error_outcome(record, error, request, now_ms=time.time_ns() // 1_000_000)
+            outcome = error_outcome(record, error, request, error.model, now_ms=time.time_ns() // 1_000_000)
             letter = dead_letter(record, error, self._worker)
             return Reply(outcome, OutgoingRecord(self._dead_letters, letter.key, letter.value, list(letter.headers)))
 

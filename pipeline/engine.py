@@ -145,6 +145,7 @@ class Engine:
         job = self._job(lane, request, prepared, emit)
         result = await self._result(lane, job)
         if isinstance(result, RecordError):
+            result.model = lane.info
             raise result
         if not isinstance(result, Answer):
             return expired_outcome(request, _now_ms(), lane.info)

@@ -164,6 +164,7 @@ async def test_a_record_that_makes_its_batch_fail_fails_alone(start_engine: Star
     submits = [engine.submit(image_request(66 if i == 13 else i % 10)) for i in range(64)]
     results = await asyncio.gather(*submits, return_exceptions=True)
     assert isinstance(results[13], InferenceError)
+    assert results[13].model in engine.models
     assert [label(r) for r in results if isinstance(r, Outcome)] == [str(i % 10) for i in range(64) if i != 13]
     assert not engine.failed.done()
 
