@@ -121,6 +121,12 @@ class EmbeddedBroker:
         layout = load_layout(self.data)
         return self._info() if layout and layout.ports and self._whole_cluster().alive() else None
 
+    def node_pids(self) -> dict[int, int]:
+        """The pids of the live nodes, by node id (from 1)."""
+        alive = self._cluster.alive()
+        nodes = enumerate(self._cluster.properties, start=1)
+        return {number: alive[path] for number, path in nodes if path in alive}
+
     def _whole_cluster(self) -> Cluster:
         """The cluster with as many nodes as the folder can have, whatever number this object was made with."""
         return Cluster(self.data, nodes=MAX_NODES, heap_mib=0, extra_properties=NO_PROPERTIES)
