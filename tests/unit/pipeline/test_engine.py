@@ -208,14 +208,17 @@ async def test_a_deadline_that_passes_during_the_answer_ends_it(start_engine: St
 
 
 class Outage:
-    """A device that fails for everybody, on command."""
+    """A device that fails for everybody: on command, and for good after ``relapse_after`` runs since a repair."""
 
     def __init__(self, times: int) -> None:
         self.down = False
         self.left = times
+        self.relapse_after: int | None = None
+        self.runs = 0
 
     def __call__(self, _: Array) -> bool:
-        return self.down
+        self.runs += 1
+        return self.down or (self.relapse_after is not None and self.runs > self.relapse_after)
 
 
 class RepairedBackend(FakeBackend):
@@ -230,6 +233,7 @@ class RepairedBackend(FakeBackend):
         self.opened += 1
         self.outage.down = self.outage.down and self.outage.left == 0
         self.outage.left = max(0, self.outage.left - 1)
+        self.outage.runs = 0
 
     def open_session(self, path: Any) -> Any:
         self.repair()
@@ -241,26 +245,27 @@ class RepairedBackend(FakeBackend):
 
 
 @pytest.mark.parametrize("make", [image_request, text_request])
-async def test_a_lost_session_is_rebuilt_once_and_its_requests_are_served(start_engine: StartEngine, make: Any) -> None:
-    backend = RepairedBackend(times=9)
-    engine = await start_engine(backend)
-    opened = backend.opened
-    backend.outage.down = True
-    outcomes = await asyncio.gather(*(engine.submit(make()) for _ in range(20)))
-    assert {outcome.status for outcome in outcomes} == {"ok"}
-    assert backend.opened == opened + 1
-    assert not engine.failed.done()
-
-
-@pytest.mark.parametrize("make", [image_request, text_request])
-async def test_a_session_lost_twice_fails_the_engine_and_every_pending_request(
+async def test_a_lost_session_is_rebuilt_each_time_and_its_requests_are_served(
     start_engine: StartEngine, make: Any
 ) -> None:
     backend = RepairedBackend(times=9)
     engine = await start_engine(backend)
-    backend.outage.down = True
-    await engine.submit(make())
-    backend.outage.down = True
+    opened = backend.opened
+    for times in (1, 2, 3):
+        backend.outage.down = True
+        outcomes = await asyncio.gather(*(engine.submit(make()) for _ in range(20)))
+        assert {outcome.status for outcome in outcomes} == {"ok"}
+        assert backend.opened == opened + times
+    assert not engine.failed.done()
+
+
+@pytest.mark.parametrize(("make", "warm_up_runs"), [(image_request, 2), (text_request, 3)])
+async def test_a_session_lost_again_before_any_answer_fails_the_engine_and_every_pending_request(
+    start_engine: StartEngine, make: Any, warm_up_runs: int
+) -> None:
+    backend = RepairedBackend(times=9)
+    engine = await start_engine(backend)
+    backend.outage.down, backend.outage.relapse_after = True, warm_up_runs
     results = await asyncio.gather(*(engine.submit(make()) for _ in range(20)), return_exceptions=True)
     assert {type(result) for result in results} == {EngineError}
     assert "rebuilt once" in str(await engine.failed)
