@@ -44,10 +44,11 @@ def _mode_json(plan: Plan, run: ModeRun) -> dict[str, Any]:
         "faults": run.faults,
         "kept": run.kept,
         **counts,
-        "stuck": run.stuck,
-        "unclean": run.unclean,
+        "stuck": run.ending.stuck,
+        "unclean": run.ending.unclean,
+        "tracebacks": run.tracebacks,
         "worker_exits": {str(code): count for code, count in sorted(run.exits.items())},
-        "caught_up_s": round(run.caught_up_s, 1),
+        "caught_up_s": round(run.ending.caught_up_s, 1),
         "seconds": plan.seconds,
         "seed": plan.seed,
         "rate": plan.rate,
@@ -70,7 +71,8 @@ def _counts(runs: Sequence[ModeRun]) -> Table:
         table.add_row(words, *(f"{getattr(run.verdict, name):,}" for run in runs))
     for status in ("ok", "error", "expired"):
         table.add_row(f"outcomes: {status}", *(f"{run.verdict.statuses.get(status, 0):,}" for run in runs))
-    table.add_row("seconds to catch up", *(f"{run.caught_up_s:.1f}" for run in runs))
+    table.add_row("seconds to catch up", *(f"{run.ending.caught_up_s:.1f}" for run in runs))
+    table.add_row("tracebacks in the workers' logs", *(f"{run.tracebacks:,}" for run in runs))
     table.add_row("promises", *("kept" if run.kept else "BROKEN" for run in runs))
     return table
 
@@ -86,7 +88,9 @@ def _faults(runs: Sequence[ModeRun]) -> Table:
 
 
 def _complaints(run: ModeRun) -> Iterator[str]:
-    yield from (f"{run.mode}: {words}" for words in ([run.stuck] if run.stuck else []) + run.unclean)
+    yield from (
+        f"{run.mode}: {words}" for words in ([run.ending.stuck] if run.ending.stuck else []) + run.ending.unclean
+    )
     for problem in run.verdict.problems[:SHOWN_PROBLEMS]:
         topic, partition, offset = problem.place
         yield f"\n{run.mode}: {problem.promise}: {topic}/{partition}@{offset}, sent at {problem.at_ms}: {problem.seen}"

@@ -23,7 +23,7 @@ from tests.chaos.topics import Seen, committed_offsets, end_offsets, read_topic
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.workers import Workers
 
-__all__ = ["MODES", "ModeRun", "Plan", "run"]
+__all__ = ["MODES", "Ending", "ModeRun", "Plan", "run"]
 
 MODES = ("at_least_once", "exactly_once")
 STALL_TIMEOUT_S = 60.0
@@ -45,26 +45,37 @@ class Plan(Struct, frozen=True, kw_only=True):
     debug: str = ""
 
 
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a mode's run ended once every fault was over.
+
+    ``stuck`` is empty, or says where the workers stood still; ``unclean`` tells of workers that did not end well on
+    SIGTERM; ``caught_up_s`` is how long the backlog took.
+    """
+
+    stuck: str
+    unclean: list[str]
+    caught_up_s: float
+
+
 class ModeRun(Struct, frozen=True, kw_only=True):
     """What came of one mode.
 
-    ``stuck`` is empty, or says where the workers stood still although every fault had ended; ``exits`` are the workers'
-    exit codes (minus the signal) with how often each was seen, ``unclean`` those of the last, orderly stop.
+    ``faults`` counts them by kind, ``exits`` the workers by their exit codes (minus the signal), ``tracebacks`` the
+    unexpected exceptions in their logs.
     """
 
     mode: str
     verdict: Verdict
     faults: dict[str, int]
     exits: dict[int, int]
-    stuck: str
-    unclean: list[str]
-    caught_up_s: float
+    tracebacks: int
     timeline: Timeline
+    ending: Ending
 
     @property
     def kept(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.verdict.problems or self.stuck or self.unclean)
+        return not (self.verdict.problems or self.ending.stuck or self.ending.unclean)
 
 
 def run(plan: Plan, folder: Path, screen: TextIO | None = None) -> list[ModeRun]:
@@ -107,35 +118,41 @@ async def _run_mode(plan: Plan, mode: str, folder: Path, brokers: Brokers, scree
     timeline.note("mode", mode)
     settings = chaos_settings(mode, brokers.bootstrap_servers, plan.debug)
     await asyncio.to_thread(create_topics, chaos_settings(mode, brokers.bootstrap_servers))
-    workers = Workers(plan.workers, settings, logs, timeline)
+    world = World(settings, Workers(plan.workers, settings, logs, timeline), brokers, timeline)
     sender = Sender(settings, plan.rate, random.Random(f"{plan.seed} records"))
     try:
-        await workers.open()
-        sender.start()
-        await strike_all(World(settings, workers, brokers, timeline), plan.kinds, plan.seconds, f"{plan.seed} {mode}")
-        await asyncio.to_thread(sender.stop)
-        timeline.note("faults ended", f"{len(sender.acked)} records acknowledged; {dict(sender.refused)} refused")
-        began = time.monotonic()
-        stuck = await _catch_up(settings)
-        caught_up_s = time.monotonic() - began
-        timeline.note("caught up", stuck or f"after {caught_up_s:.1f} s")
-        unclean = await _stop(workers, settings)
+        ending = await _act(plan, mode, world, sender)
     finally:
-        await workers.close()
-        if sender.is_alive():
-            await asyncio.to_thread(sender.stop)
-    verdict = await asyncio.to_thread(_judge, mode, settings, sender)
-    poison = sum(count for kind, count in sender.kinds.items() if is_poison(kind))
+        await world.workers.close()
+        sender.abandon()
     return ModeRun(
         mode=mode,
-        verdict=verdict,
-        faults={**{kind: timeline.faults[kind] for kind in plan.kinds}, "poison_record": poison},
-        exits=dict(workers.exits),
-        stuck=stuck,
-        unclean=unclean,
-        caught_up_s=caught_up_s,
+        verdict=await asyncio.to_thread(_judge, mode, settings, sender),
+        faults={**{kind: timeline.faults[kind] for kind in plan.kinds}, "poison_record": _poison(sender)},
+        exits=dict(world.workers.exits),
+        tracebacks=sum(log.read_text(errors="replace").count("Traceback (most recent") for log in logs.glob("*.log")),
         timeline=timeline,
+        ending=ending,
     )
+
+
+async def _act(plan: Plan, mode: str, world: World, sender: Sender) -> Ending:
+    """Send and break things, let the workers catch up, stop them."""
+    await world.workers.open()
+    sender.start()
+    await strike_all(world, plan.kinds, plan.seconds, f"{plan.seed} {mode}")
+    await asyncio.to_thread(sender.stop)
+    refused = dict(sender.refused)
+    world.timeline.note("faults ended", f"{len(sender.acked)} records acknowledged, {refused or 'none'} refused")
+    began = time.monotonic()
+    stuck = await _catch_up(world.settings)
+    seconds = time.monotonic() - began
+    world.timeline.note("caught up", stuck or f"after {seconds:.1f} s")
+    return Ending(stuck=stuck, unclean=await _stop(world.workers, world.settings), caught_up_s=seconds)
+
+
+def _poison(sender: Sender) -> int:
+    return sum(count for kind, count in sender.kinds.items() if is_poison(kind))
 
 
 async def _catch_up(settings: Settings) -> str:

@@ -17,6 +17,8 @@ from tests.chaos.records import draw_record
 __all__ = ["Place", "Sender"]
 
 TICK_S = 0.02
+FLUSH_TIMEOUT_S = 330.0
+"""More than librdkafka takes to give up on a record."""
 Place = tuple[str, int, int]
 """Topic, partition and offset: a record's name."""
 
@@ -69,7 +71,12 @@ class Sender(threading.Thread):
             while self._number < due and not self._stopping.is_set():
                 self._send()
             self._producer.poll(TICK_S)
-        self._producer.flush()
+        self._producer.flush(FLUSH_TIMEOUT_S)
+
+    def abandon(self) -> None:
+        """Send no more, and forget what Kafka has not answered for."""
+        self._stopping.set()
+        self._producer.purge()
 
     def stop(self) -> None:
         """Send no more; returns when Kafka has answered for every record."""

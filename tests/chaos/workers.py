@@ -71,7 +71,7 @@ class Workers:
         self._started: dict[str, asyncio.Future[int]] = {}
         self._number = 0
         self._closing = False
-        self._nursery: asyncio.subprocess.Process
+        self._nursery: asyncio.subprocess.Process | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -87,16 +87,18 @@ class Workers:
     async def open(self) -> None:
         """Start the nursery and the workers."""
         environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        self._nursery = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.chaos.nursery"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self._folder / "nursery.log").open("ab"),
-            start_new_session=True,
-            cwd=ROOT,
-            env=environ,
-        )
-        self._spawn(self._listen())
+        with (self._folder / "nursery.log").open("ab") as log:
+            nursery = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.chaos.nursery"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                cwd=ROOT,
+                env=environ,
+            )
+        self._nursery = nursery
+        self._spawn(self._listen(nursery))
         await asyncio.gather(*(self.start(replaced=True) for _ in range(self._count)))
 
     async def start(self, *, replaced: bool) -> Worker:
@@ -106,10 +108,9 @@ class Workers:
         order = Order(name=name, folder=str(self._folder), settings=self._settings)
         write_control(order.control, Control())
         self._started[name] = asyncio.get_running_loop().create_future()
-        pipe = self._nursery.stdin
-        if pipe is None:
-            raise RuntimeError("the nursery has no standard input. This is a bug.")
-        pipe.write(msgspec.json.encode(order) + b"\n")
+        if self._nursery is None or self._nursery.stdin is None:
+            raise RuntimeError("start a worker after open().")
+        self._nursery.stdin.write(msgspec.json.encode(order) + b"\n")
         pid = await asyncio.wait_for(self._started[name], START_TIMEOUT_S)
         worker = Worker(name, pid, self._folder, replaced)
         self._workers[pid] = worker
@@ -130,15 +131,15 @@ class Workers:
     async def close(self) -> None:
         """End everything that is left, at once."""
         self._closing = True
-        if self._nursery.stdin is not None:
+        if self._nursery is not None and self._nursery.stdin is not None:
             self._nursery.stdin.close()
-        await self._nursery.wait()
+            await self._nursery.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _listen(self) -> None:
-        while self._nursery.stdout is not None and (line := await self._nursery.stdout.readline()):
+    async def _listen(self, nursery: asyncio.subprocess.Process) -> None:
+        while nursery.stdout is not None and (line := await nursery.stdout.readline()):
             word = json.loads(line)
             if "started" in word:
                 self._started.pop(word["started"]).set_result(word["pid"])
