@@ -177,18 +177,6 @@ async def test_a_prompt_that_makes_a_step_fail_fails_alone(start_engine: StartEn
     assert [text(r) for r in results if isinstance(r, Outcome)] == [p for p in prompts if "!" not in p]
 
 
-async def test_results_of_one_key_come_in_order(start_engine: StartEngine) -> None:
-    engine = await start_engine()
-    order: list[str] = []
-
-    async def submit(name: str, length: int, key: bytes | None) -> None:
-        await engine.submit(text_request("x" * length, key=key))
-        order.append(name)
-
-    await asyncio.gather(submit("long", 60, b"k"), submit("short", 1, b"k"), submit("other", 1, None))
-    assert order == ["other", "long", "short"]
-
-
 async def test_a_passed_deadline_is_expired_without_any_work(start_engine: StartEngine) -> None:
     engine = await start_engine()
     outcome = await engine.submit(image_request(data=b"not even an image", expires_at_ms=1))
