@@ -7,10 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 NAME ?=
+SECONDS ?= 60
+SEED ?= 1
+REPORT ?=
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[a-z]*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-name tiny-models clean
+.PHONY: help demo test check chaos bench bench-name tiny-models clean
 
 help: ## print this list
 	@echo "Millrace. Targets:"
@@ -28,6 +31,9 @@ check: $(VENV)/.installed-dev ## lint, format, types, import rules, generated pa
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.settings_page --check
+
+chaos: $(VENV)/.installed-dev ## kill, freeze and storm a cluster; check every outcome: make chaos SECONDS=600 SEED=1
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 bench: bench-name $(VENV)/.installed-dev ## run one benchmark: make bench NAME=...
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceApp", "create_app"]
 
+CLOSE_TIMEOUT_S = 2.0
+
 
 class InferenceApp(BatchApp):
     """A worker: the engine, the delivery, and what Kafka needs around them.
@@ -66,6 +68,7 @@ class InferenceApp(BatchApp):
         )
         self.millrace = settings
         self.engine = engine
+        self._engine_started = False
         self._flows = {
             topic: Flow(max_records=worker.max_in_flight_records, max_bytes=worker.max_in_flight_bytes)
             for topic in (kafka.prompts, kafka.images)
@@ -74,7 +77,8 @@ class InferenceApp(BatchApp):
     @property
     def failures(self) -> tuple[asyncio.Future[Any], ...]:
         """Done, with the error as their result, when the engine, the delivery or the outbox cannot go on."""
-        return self.engine.failed, self.delivery.failed, self.outbox.failed
+        started = (self.engine.failed,) if self._engine_started else ()
+        return *started, self.delivery.failed, self.outbox.failed
 
     @property
     def failure(self) -> MillraceError | None:
@@ -107,6 +111,7 @@ class InferenceApp(BatchApp):
             metrics=self.engine.metrics,
             route=self.topics.deliver,
             watchdog_timeout_s=self.millrace.worker.watchdog_timeout_s,
+            runs=lambda: self.engine.runs,
             loop=self.loop,
             beacon=self.beacon,
         )
@@ -119,7 +124,7 @@ class InferenceApp(BatchApp):
             return AtLeastOnceOutbox(ledger, self.publisher, self._poller, interval_s=interval_s)
         return ExactlyOnceOutbox(
             ledger,
-            Transactions(transaction_config(settings), timeout_s=settings.kafka.delivery_timeout_s),
+            Transactions(transaction_config(settings), timeout_s=settings.kafka.transaction_timeout_s),
             self._poller,
             interval_s=settings.worker.transaction_interval_s,
             max_records=settings.worker.transaction_max_records,
@@ -134,6 +139,7 @@ class InferenceApp(BatchApp):
         await super().on_first_start()
         await self.outbox.open()
         await self.engine.start()
+        self._engine_started = True
 
     async def on_stop(self) -> None:
         """Finish or give back what is held, commit, and leave the group, while the agents still run."""
@@ -146,8 +152,9 @@ class InferenceApp(BatchApp):
     async def on_shutdown(self) -> None:
         """Close the engine and the publisher."""
         await self.engine.close()
-        await self.outbox.close(self.millrace.worker.drain_timeout_s)
-        await self.publisher.close(self.millrace.worker.drain_timeout_s)
+        await self.outbox.close(CLOSE_TIMEOUT_S)
+        if left := await self.publisher.close(CLOSE_TIMEOUT_S):
+            self.log.warning("%d records were still with the producer; their sources are uncommitted", left)
 
 
 def create_app(settings: Settings, engine: Engine | None = None) -> InferenceApp:
@@ -171,7 +178,10 @@ def create_app(settings: Settings, engine: Engine | None = None) -> InferenceApp
 def _agent(app: InferenceApp) -> Any:
     async def admit(batches: AsyncIterator[Any]) -> None:
         async for batch in batches:
-            app.delivery.admit(cast("Batch", batch))
+            try:
+                app.delivery.admit(cast("Batch", batch))
+            except Exception as error:  # Faust would start the agent anew and forget the batch
+                app.delivery.fail_on_bug(error, "an agent")
 
     return admit
 

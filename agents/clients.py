@@ -12,6 +12,7 @@ from typing import Literal, Protocol, Self
 
 from msgspec import Struct
 
+from agents.ledger import Partition
 from pipeline.errors import TransportError
 from pipeline.settings import Settings
 from schemas.messages import Source
@@ -22,7 +23,6 @@ __all__ = ["NewRecord", "Reader", "RecordTooLargeError", "Report", "Sender", "St
 RECORD_OVERHEAD_BYTES = 128
 """Kafka's framing of one record in a batch of its own (KIP-98, message format 2), generously."""
 
-Partition = tuple[str, int]
 Start = Literal["beginning", "end"] | Mapping[Partition, int]
 
 
@@ -146,7 +146,7 @@ class Tailer:
 
     def __init__(self, reader: Reader, topics: Sequence[str], *, start: Start = "end") -> None:
         self._reader = reader
-        self.bounds = {(t, p): reader.bounds(t, p) for t in topics for p in reader.partitions(t)}
+        self.bounds = {Partition(t, p): reader.bounds(t, p) for t in topics for p in reader.partitions(t)}
         self.offsets = {place: _first_offset(place, bounds, start) for place, bounds in self.bounds.items()}
         reader.assign(self.offsets)
 

@@ -10,18 +10,18 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from mode import Service
 
+from agents.lag import LagWatch
+from agents.ordering import KeyOrder
 from agents.outbox import Place, note
 from agents.records import offset_of, place, record_size
 from agents.serving import encode_piece
 from agents.transport.batches import Batch
-from agents.watchdog import Progress, Watchdog
 from pipeline.errors import EngineError, MillraceError, TransportError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = ["Delivery"]
 LOG = logging.getLogger("millrace.delivery")
 GIVE_UP_GRACE_S = 0.5
 GIVE_UP_TIMEOUT_S = 5.0
+LAST_COMMIT_TIMEOUT_S = 5.0
 
 
 class Delivery(Service):  # type: ignore[misc]
@@ -60,6 +61,7 @@ class Delivery(Service):  # type: ignore[misc]
         metrics: counts records, outcomes, lag.
         route: hands a batch to the agents.
         watchdog_timeout_s: how long a partition may stand still while its log grows.
+        runs: how often the device has run.
     """
 
     def __init__(
@@ -75,33 +77,35 @@ class Delivery(Service):  # type: ignore[misc]
         metrics: Metrics,
         route: Callable[[Batch], None],
         watchdog_timeout_s: float,
+        runs: Callable[[], int],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
+        self._event_loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[MillraceError] = self._event_loop.create_future()
         self.poller = poller
         self._server = server
+        self._ledger = ledger
         self._outbox = outbox
         self._pieces = pieces
         self._flows = flows
         self._tokens = tokens
         self._metrics = metrics
         self._route = route
-        self._watchdog = Watchdog(watchdog_timeout_s)
-        self._ledger = ledger
+        self._runs = runs
+        self._lag = LagWatch(ledger, metrics, timeout_s=watchdog_timeout_s, work=self._work)
         self._working: defaultdict[Partition, set[asyncio.Task[None]]] = defaultdict(set)
-        self._last_of_key: dict[tuple[Partition, bytes], asyncio.Future[None]] = {}
-        self._event_loop = asyncio.get_running_loop()
+        self._order = KeyOrder()
 
     # The poll thread.
 
     def on_assigned(self, partitions: list[Partition]) -> None:
         """Start an epoch for ``partitions``."""
-        self._event_loop.call_soon_threadsafe(self._ledger.assign, partitions)
+        self._soon(self._ledger.assign, partitions)
 
     def on_messages(self, partition: Partition, messages: tuple[Message, ...]) -> None:
         """Open entries and route the batch."""
-        self._event_loop.call_soon_threadsafe(self._open, partition, messages)
+        self._soon(self._open, partition, messages)
 
     def on_revoked(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
         """The offsets to commit before ``partitions`` go, after a short wait for what is nearly done."""
@@ -109,21 +113,26 @@ class Delivery(Service):  # type: ignore[misc]
         try:
             return future.result(GIVE_UP_TIMEOUT_S)
         except TimeoutError:
-            LOG.warning("gave up %s without a last commit: the event loop did not answer", _words(partitions))
+            LOG.warning("gave up %s without a last commit: it took over %g s", _words(partitions), GIVE_UP_TIMEOUT_S)
+            future.cancel()
+            self._soon(self._drop, partitions)
             return {}
 
     def on_lost(self, partitions: list[Partition]) -> None:
         """Drop what is under way for ``partitions``: their next owner repeats it."""
         LOG.warning("lost %s to another worker", _words(partitions))
-        self._event_loop.call_soon_threadsafe(self._drop, partitions)
+        self._soon(self._drop, partitions)
 
-    def on_position(self, end_offsets: Mapping[Partition, int]) -> None:
-        """Report lag."""
-        self._event_loop.call_soon_threadsafe(self._report_lag, dict(end_offsets))
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
+        """Report lag; end the worker when a partition stands still."""
+        self._soon(self._look, dict(bounds))
 
     def on_failed(self, error: TransportError) -> None:
         """End the worker."""
-        self._event_loop.call_soon_threadsafe(self.fail, error)
+        self._soon(self.fail, error)
+
+    def _soon(self, function: Callable[..., None], *args: Any) -> None:
+        self._event_loop.call_soon_threadsafe(self._guarded, function, *args)
 
     # The event loop.
 
@@ -131,15 +140,18 @@ class Delivery(Service):  # type: ignore[misc]
         """Note that the worker cannot go on; the first error is kept."""
         note(self.failed, error)
 
+    def fail_on_bug(self, error: Exception, where: str) -> None:
+        """End the worker on an error that nothing expects; what it concerns stays uncommitted."""
+        LOG.error("%s", where, exc_info=error)
+        self.fail(EngineError(f"{where}: an unexpected failure, with its records uncommitted: {error!r}. Report this."))
+
     def admit(self, batch: Batch) -> None:
         """Start serving the records of ``batch``. Called by the agents."""
         if self._ledger.epoch(batch.partition) != batch.epoch:
             self._give_back(batch.messages)  # the partition was given up while the batch lay on the channel
             return
         for record, message in zip(batch.records(), batch.messages, strict=True):
-            turn = self._take_turn(batch.partition, record.key)
-            job = self._serve(batch, record, record_size(message), *turn)
-            task = asyncio.create_task(job)
+            task = asyncio.create_task(self._serve(batch, record, record_size(message)))
             self._working[batch.partition].add(task)
             task.add_done_callback(self._working[batch.partition].discard)
 
@@ -147,55 +159,64 @@ class Delivery(Service):  # type: ignore[misc]
         """Fetch no more, finish what is held within ``timeout_s``, commit. Returns how many records are given back."""
         if not self.poller.is_alive():
             return 0
-        await asyncio.wrap_future(self.poller.stop_fetching())
-        tasks = [task for working in self._working.values() for task in working]
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
-        await self._outbox.flush()
-        await self._outbox.commit()
-        return self._ledger.unsettled()
+        try:
+            await asyncio.wrap_future(self.poller.stop_fetching())
+            if tasks := [task for working in self._working.values() for task in working]:
+                await asyncio.wait(tasks, timeout=timeout_s)
+            await asyncio.wait_for(self._last_commit(), LAST_COMMIT_TIMEOUT_S)
+        except (TransportError, TimeoutError) as error:
+            LOG.warning("the last commit was not made: %s", error or "Kafka did not answer in time")
+        return self._ledger.unsettled() + self._outbox.held
 
     async def leave(self) -> None:
         """Leave the consumer group; what is unsettled is served by its next owner."""
         await asyncio.to_thread(self.poller.stop)
 
+    async def _last_commit(self) -> None:
+        await self._outbox.flush()
+        await self._outbox.commit()
+
+    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
+        """Call ``function``; a callback of the loop that raises would only be logged, and the worker stand still."""
+        try:
+            function(*args)
+        except Exception as error:
+            self.fail_on_bug(error, f"the delivery, in {function.__name__}")
+
     def _open(self, partition: Partition, messages: tuple[Message, ...]) -> None:
         if partition not in self._ledger:
             self._give_back(messages)
             return
-        epoch = self._ledger.open(partition, [offset_of(message) for message in messages])
+        offsets = [offset_of(message) for message in messages]
+        if self._ledger.rewinds(partition, offsets[0]):
+            LOG.warning("%s begins again at %d: it was truncated or made anew", _words([partition]), offsets[0])
+            self._drop([partition])
+            self._ledger.assign([partition])
+        epoch = self._ledger.open(partition, offsets)
         self._metrics.records.labels(partition.topic).inc(len(messages))
         self._route(Batch(partition, epoch, messages))
 
-    async def _serve(
-        self,
-        batch: Batch,
-        record: RawRecord,
-        size: int,
-        previous: asyncio.Future[None] | None,
-        done: asyncio.Future[None],
-    ) -> None:
+    async def _serve(self, batch: Batch, record: RawRecord, size: int) -> None:
         held = True
+        last_pieces: list[OutgoingRecord] = []
+        key = None if record.key is None else (batch.partition, record.key)
         try:
-            # 1. Decode and compute.
-            reply = await self._server.serve(record, self._emitter(record))
-            computed = time.perf_counter()
-            # 2. Wait for earlier outcomes of the same key.
-            if previous is not None:
-                await asyncio.wait([previous])
+            # 1. Decode and compute; 2. wait for earlier outcomes of the same key.
+            async with self._order.turn(key):
+                reply = await self._server.serve(record, self._emitter(record, last_pieces))
+                computed = time.perf_counter()
+            if self.failed.done():
+                return  # an earlier record of this key may be the one that failed
             # 3. Publish, verify the delivery, settle, commit: the outbox, in the order of its delivery mode.
-            place = Place(batch.partition, batch.epoch, record.offset)
-            records = self._server.encode(record, _timed(reply, computed))
-            self._outbox.put(place, records, partial(self._closed, record, size, reply, computed))
+            records = [*last_pieces, *self._server.encode(record, _timed(reply, computed))]
+            closed = partial(self._closed, record, size, reply, computed)
+            self._outbox.put(Place(batch.partition, batch.epoch, record.offset), records, closed)
             held = False
         except MillraceError as error:
             self.fail(error)
         except Exception as error:
-            LOG.exception("record %s/%d@%d", record.topic, record.partition, record.offset)
-            self.fail(EngineError(f"an unexpected failure, with its record uncommitted: {error!r}. This is a bug."))
+            self.fail_on_bug(error, f"record {record.name}")
         finally:
-            done.set_result(None)
-            self._end_turn(batch.partition, record.key, done)
             if held:
                 self._flows[record.topic].give_back(size)
 
@@ -208,29 +229,17 @@ class Delivery(Service):  # type: ignore[misc]
         self._metrics.steps.labels(model, "publish").observe(time.perf_counter() - computed)
         self._metrics.end_to_end.labels(record.topic).observe(max(0.0, time.time() - record.timestamp_ms / 1_000))
 
-    def _take_turn(
-        self, partition: Partition, key: bytes | None
-    ) -> tuple[asyncio.Future[None] | None, asyncio.Future[None]]:
-        """The future of the outcome before this one of the same key, and the one that later outcomes wait for."""
-        done: asyncio.Future[None] = self._event_loop.create_future()
-        if key is None:
-            return None, done
-        previous = self._last_of_key.get((partition, key))
-        self._last_of_key[partition, key] = done
-        return previous, done
+    def _emitter(self, record: RawRecord, last: list[OutgoingRecord]) -> Callable[[TokenPiece], None]:
+        """Publishes pieces as they come; the last one goes with the outcome, whose promise it shares."""
 
-    def _end_turn(self, partition: Partition, key: bytes | None, done: asyncio.Future[None]) -> None:
-        if key is not None and self._last_of_key.get((partition, key)) is done:
-            del self._last_of_key[partition, key]
-
-    def _emitter(self, record: RawRecord) -> Callable[[TokenPiece], None]:
         def emit(piece: TokenPiece) -> None:
-            self._event_loop.call_soon_threadsafe(self._publish_piece, encode_piece(self._tokens, record.key, piece))
+            outgoing = encode_piece(self._tokens, record.key, piece)
+            if piece.finish_reason is not None:
+                last.append(outgoing)
+            else:
+                self._pieces.publish([outgoing]).add_done_callback(self._check_piece)
 
         return emit
-
-    def _publish_piece(self, piece: OutgoingRecord) -> None:
-        self._pieces.publish([piece]).add_done_callback(self._check_piece)
 
     def _check_piece(self, delivered: asyncio.Future[None]) -> None:
         if not delivered.cancelled() and isinstance(error := delivered.exception(), MillraceError):
@@ -241,8 +250,7 @@ class Delivery(Service):  # type: ignore[misc]
             self._flows[place(message)[0]].give_back(record_size(message))
 
     async def _give_up(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
-        tasks = [task for partition in partitions for task in self._working[partition]]
-        if tasks:
+        if tasks := [task for partition in partitions for task in self._working[partition]]:
             await asyncio.wait(tasks, timeout=GIVE_UP_GRACE_S)
         offsets = await self._outbox.give_up(partitions, metadata)
         self._drop(partitions)
@@ -252,36 +260,31 @@ class Delivery(Service):  # type: ignore[misc]
         for partition in partitions:
             for task in self._working.pop(partition, set()):
                 task.cancel()
-            with suppress(KeyError):  # a partition that never had a position has no lag to forget
-                self._metrics.lag.remove(*partition)
+        self._lag.forget(partitions)
         self._outbox.drop(partitions)
         self._ledger.revoke(partitions)
 
-    def _report_lag(self, end_offsets: Mapping[Partition, int]) -> None:
-        committable = self._ledger.committable()
-        behind: dict[Partition, Progress] = {}
-        for partition, end in end_offsets.items():
-            if (epoch := self._ledger.epoch(partition)) is None:
-                continue
-            lag = end - committable.get(partition, 0)
-            if partition in committable:
-                self._metrics.lag.labels(*partition).set(lag)
-            if lag > 0:
-                behind[partition] = Progress(epoch, self._ledger.settled(partition), end)
-        if stalled := self._watchdog.observe(time.monotonic(), behind):
+    def _look(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
+        if stalled := self._lag.look(bounds):
             self.fail(
                 EngineError(
-                    f"{_words(stalled)}: no record was served for {self._watchdog.timeout_s:g} s while more arrived. "
+                    f"{_words(stalled)}: no record was served for {self._lag.timeout_s:g} s while more arrived. "
                     "The worker ends, with them uncommitted, so that a new one can take over."
                 )
             )
+
+    def _work(self, partition: Partition) -> int:
+        return self._runs() + self._server.waits if self._working.get(partition) else 0
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit_regularly(self) -> None:
         while not self.should_stop:
             await self._outbox.due()
-            if self.poller.is_alive():
-                await self._outbox.commit()
+            try:
+                if self.poller.is_alive():
+                    await self._outbox.commit()
+            except TransportError as error:
+                LOG.warning("%s", error)  # the consumer ended meanwhile, and has said why
 
 
 def _timed(reply: Reply, computed: float) -> Reply:

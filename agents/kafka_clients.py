@@ -9,12 +9,14 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from agents.clients import NewRecord, Partition, RecordTooLargeError, Report
+from agents.clients import NewRecord, RecordTooLargeError, Report
+from agents.ledger import Partition
+from agents.records import offset_of, place, raw_record
 from agents.topics import client_config
 from pipeline.errors import TransportError
 from pipeline.settings import Settings
 from schemas.messages import Source
-from schemas.records import Header, RawRecord
+from schemas.records import RawRecord
 
 __all__ = ["KafkaReader", "KafkaWriter"]
 
@@ -27,7 +29,7 @@ class KafkaWriter:
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
         self._servers = settings.kafka.bootstrap_servers
-        self._producer = Producer(producer_config(settings))
+        self._producer = Producer(sender_config(settings))
         for topic in topics:
             _partitions(self._producer, topic, self._servers)
 
@@ -66,7 +68,7 @@ class KafkaReader:
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka.bootstrap_servers
-        self._consumer = Consumer(consumer_config(settings))
+        self._consumer = Consumer(tailer_config(settings))
         self._waiting_for: set[Partition] = set()
 
     def partitions(self, topic: str) -> list[int]:
@@ -92,7 +94,7 @@ class KafkaReader:
         messages = self._consumer.consume(1, timeout_s)
         if messages and max_records > 1:
             messages += self._consumer.consume(max_records - 1, 0)
-        return [self._record(message) for message in messages if self._is_record(message)]
+        return [raw_record(message) for message in messages if self._is_record(message)]
 
     def caught_up(self) -> bool:
         """Whether every assigned partition was read to its end at least once."""
@@ -107,25 +109,14 @@ class KafkaReader:
         if error is None:
             return True
         if error.code() == KafkaError._PARTITION_EOF:
-            self._waiting_for.discard((str(message.topic()), int(message.partition() or 0)))
+            self._waiting_for.discard(Partition(*place(message)))
         elif error.fatal() or not error.retriable():
             raise TransportError(f"reading from {self._servers}: {error.str()}")
         return False
 
-    @staticmethod
-    def _record(message: Message) -> RawRecord:
-        return RawRecord(
-            topic=message.topic() or "",
-            partition=message.partition() or 0,
-            offset=message.offset() or 0,
-            timestamp_ms=message.timestamp()[1],
-            key=message.key(),
-            value=message.value(),
-            headers=_headers(message),
-        )
 
-
-def producer_config(settings: Settings) -> dict[str, Any]:
+# A worker's are in agents/worker_config.py: what its delivery depends on cannot be changed by ``kafka.client``.
+def sender_config(settings: Settings) -> dict[str, Any]:
     """Librdkafka's configuration of a sender; ``kafka.client`` of the settings has the last word."""
     return {
         "enable.idempotence": True,
@@ -139,7 +130,7 @@ def producer_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def consumer_config(settings: Settings) -> dict[str, Any]:
+def tailer_config(settings: Settings) -> dict[str, Any]:
     """Librdkafka's configuration of a tailer; dead letters may be four times as large as other records."""
     largest = 4 * settings.kafka.max_message_bytes
     return {
@@ -171,17 +162,12 @@ def _partitions(client: Producer | Consumer, topic: str, servers: str) -> list[i
     return sorted(found.partitions)
 
 
-def _headers(message: Message) -> tuple[Header, ...]:
-    pairs = message.headers() or ()
-    items = pairs.items() if isinstance(pairs, dict) else pairs
-    return tuple((name, value.encode() if isinstance(value, str) else value) for name, value in items)
-
-
 def _report(record: NewRecord, report: Callable[[Report], None], error: KafkaError | None, message: Message) -> None:
     if error is not None:
         report(Report(record=record, error=error.str()))
         return
-    source = Source(topic=message.topic() or "", partition=message.partition() or 0, offset=message.offset() or 0)
+    topic, partition = place(message)
+    source = Source(topic=topic, partition=partition, offset=offset_of(message))
     report(Report(record=record, source=source, timestamp_ms=message.timestamp()[1]))
 
 

@@ -1,8 +1,9 @@
 """The ledger: which records have a delivered outcome, and the offset each partition may commit.
 
-A record's entry is opened when it is fetched and settled when its outcome is delivered. Entries settle in any order;
-the committable offset of a partition only moves over an unbroken prefix of settled ones, so a commit never passes a
-record that has no outcome yet. Offsets that the broker never delivered (compaction, transaction markers) are no entries
+A record's entry is opened when it is fetched and settled when nothing of it is left to do but the commit: its outcome
+is delivered, or, exactly once, held for the transaction that commits it. Entries settle in any order; the committable
+offset of a partition only moves over an unbroken prefix of settled ones, so a commit never passes a record that has no
+outcome yet. Offsets that the broker never delivered (compaction, transaction markers) are no entries
 and hold nothing up.
 
 Each assignment of a partition has an epoch. A settlement that carries an older epoch comes from before the partition
@@ -42,13 +43,17 @@ class PartitionLedger:
 
     @property
     def unsettled(self) -> int:
-        """Entries whose outcome is not delivered yet."""
+        """Entries that are not settled."""
         return len(self._open) - len(self._settled)
 
     @property
     def committable(self) -> int | None:
-        """The offset to commit: the first without a delivered outcome. ``None`` before the first entry."""
+        """The offset to commit: the first that is not settled. ``None`` before the first entry."""
         return self._open[0] if self._open else self._next
+
+    def rewinds(self, offset: int) -> bool:
+        """Whether ``offset`` lies below the next one."""
+        return self._next is not None and offset < self._next
 
     def open(self, offsets: Iterable[int]) -> None:
         """Open entries for ``offsets``, which ascend and lie above all earlier ones.
@@ -57,13 +62,13 @@ class PartitionLedger:
             ValueError: an offset is not above the last one opened.
         """
         for offset in offsets:
-            if self._next is not None and offset < self._next:
-                raise ValueError(f"offset {offset} was fetched after offset {self._next - 1}. This is a bug.")
+            if self.rewinds(offset):
+                raise ValueError(f"offset {offset} was fetched again or late. This is a bug.")
             self._open.append(offset)
             self._next = offset + 1
 
     def settle(self, offset: int) -> None:
-        """Note that the outcome of ``offset`` is delivered.
+        """Note that nothing of ``offset`` is left to do but the commit.
 
         Raises:
             ValueError: the offset has no open entry.
@@ -103,6 +108,10 @@ class Ledger:
         entry = self._partitions.get(partition)
         return None if entry is None else entry.epoch
 
+    def rewinds(self, partition: Partition, offset: int) -> bool:
+        """Whether ``offset`` lies below what was fetched already: the topic was truncated or made anew."""
+        return self._partitions[partition].rewinds(offset)
+
     def open(self, partition: Partition, offsets: Iterable[int]) -> int:
         """Open entries; returns the epoch that settlements must carry. Raises KeyError when not assigned."""
         entry = self._partitions[partition]
@@ -118,7 +127,7 @@ class Ledger:
         return True
 
     def unsettled(self, partitions: Iterable[Partition] | None = None) -> int:
-        """Records without a delivered outcome, in ``partitions`` (all when ``None``)."""
+        """Records that are not settled, in ``partitions`` (all when ``None``)."""
         names = self._partitions if partitions is None else partitions
         return sum(self._partitions[name].unsettled for name in names if name in self._partitions)
 
@@ -143,6 +152,6 @@ class Ledger:
         return self._partitions[partition].settled
 
     def committable(self) -> dict[Partition, int]:
-        """The first offset without a delivered outcome of each partition that has had a record."""
+        """The first offset that is not settled, of each partition that has had a record."""
         entries = self._partitions.items()
         return {name: entry.committable for name, entry in entries if entry.committable is not None}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from agents.clients import NewRecord, Partition, Report
+from agents.clients import NewRecord, Report
+from agents.ledger import Partition
 from pipeline.errors import TransportError
 from schemas.messages import Source
 from schemas.records import RawRecord
@@ -23,14 +24,14 @@ class MemoryLog:
 
     def __init__(self, topics: Mapping[str, int], clock_ms: Callable[[], int] | None = None) -> None:
         self.partitions: dict[Partition, list[RawRecord]] = {
-            (topic, partition): [] for topic, count in topics.items() for partition in range(count)
+            Partition(topic, partition): [] for topic, count in topics.items() for partition in range(count)
         }
         self._clock_ms = clock_ms or (lambda: time.time_ns() // 1_000_000)
 
     def append(self, record: NewRecord) -> RawRecord:
         """Put ``record`` on a partition by its key, or on the shortest one. Raises TransportError for no such topic."""
         partition = self._choose(record)
-        rows = self.partitions[record.topic, partition]
+        rows = self.partitions[Partition(record.topic, partition)]
         raw = RawRecord(
             topic=record.topic,
             partition=partition,
@@ -54,7 +55,7 @@ class MemoryLog:
         partitions = self.partitions_of(record.topic)
         if record.key is not None:
             return partitions[sum(record.key) % len(partitions)]
-        return min(partitions, key=lambda p: len(self.partitions[record.topic, p]))
+        return min(partitions, key=lambda p: len(self.partitions[Partition(record.topic, p)]))
 
 
 class MemoryWriter:
@@ -100,7 +101,7 @@ class MemoryReader:
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset there is, and the one the next record will get."""
-        return 0, len(self._log.partitions[topic, partition])
+        return 0, len(self._log.partitions[Partition(topic, partition)])
 
     def assign(self, offsets: Mapping[Partition, int]) -> None:
         """Read these partitions from these offsets."""

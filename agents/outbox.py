@@ -13,7 +13,8 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pipeline.errors import MillraceError, TransportError
+from agents.transport.poller import CommitRefusedError
+from pipeline.errors import EngineError, MillraceError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,6 +66,11 @@ class Outbox(Protocol):
 
         ``closed`` is called once: with True when that is done, with False when the partition has gone before.
         """
+
+    @property
+    def held(self) -> int:
+        """Outcomes that were put and are neither delivered nor dropped."""
+        ...
 
     async def due(self) -> None:
         """Return when it is time for the next :meth:`commit`."""
@@ -123,11 +129,21 @@ class AtLeastOnceOutbox:
 
     def _settle(self, place: Place, closed: Callable[[bool], None], report: asyncio.Future[None]) -> None:
         self._undelivered[place.partition].discard(report)
-        if isinstance(error := report.exception(), MillraceError):
+        try:
+            report.result()
+            delivered = self._ledger.settle(*place)
+        except MillraceError as error:
             note(self.failed, error)
-            closed(False)
-        else:
-            closed(self._ledger.settle(*place))
+            delivered = False
+        except ValueError as error:
+            note(self.failed, EngineError(str(error)))
+            delivered = False
+        closed(delivered)
+
+    @property
+    def held(self) -> int:
+        """Outcomes that the brokers have not confirmed."""
+        return sum(map(len, self._undelivered.values()))
 
     async def due(self) -> None:
         """Return after the interval."""
@@ -152,6 +168,8 @@ class AtLeastOnceOutbox:
             return
         try:
             self._ledger.committed(await asyncio.wrap_future(self._consumer.commit(offsets)))
+        except CommitRefusedError as error:
+            note(self.failed, error)
         except TransportError as error:
             LOG.warning("%s; trying again", error)
 

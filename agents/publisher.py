@@ -11,14 +11,14 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline.errors import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from confluent_kafka import KafkaError, Message
+    from confluent_kafka import Message
 
 __all__ = ["OutgoingRecord", "Publisher"]
 
@@ -90,7 +90,7 @@ class Publisher:
         except BufferError:
             return False
         except KafkaException as error:
-            delivered.set_exception(TransportError(f"a record for {record.topic} could not be produced: {error}"))
+            delivered.set_exception(_refusal(record.topic, error.args[0]))
         return True
 
     # The reports thread, and the one that flushes.
@@ -117,9 +117,16 @@ class Publisher:
             if error is None:
                 delivered.set_result(None)
             else:
-                delivered.set_exception(TransportError(f"a record for {topic} was not delivered: {error.str()}"))
+                delivered.set_exception(_refusal(topic, error))
         while self._waiting and self._try_produce(*self._waiting[0]):
             self._waiting.popleft()
+
+
+def _refusal(topic: str, error: KafkaError) -> TransportError:
+    hint = ""
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        hint = f" Raise max.message.bytes of {topic}: `millrace topics` sets it as kafka.max_message_bytes asks."
+    return TransportError(f"a record for {topic} was not delivered: {error.str()}.{hint}")
 
 
 async def _all_delivered(futures: Sequence[asyncio.Future[None]]) -> None:

@@ -60,6 +60,9 @@ class Server:
         routes: by input topic.
         dead_letters: topic of the records that cannot be served.
         worker: this worker's name, for dead letters.
+
+    Attributes:
+        waits: how often a record had to wait for the schema registry.
     """
 
     def __init__(self, engine: SubmitsRequests, routes: Mapping[str, Route], *, dead_letters: str, worker: str) -> None:
@@ -67,15 +70,16 @@ class Server:
         self._routes = dict(routes)
         self._dead_letters = dead_letters
         self._worker = worker
+        self.waits = 0
 
     async def serve(self, record: RawRecord, emit: Callable[[TokenPiece], None]) -> Reply:
         """The reply to ``record``. Raises EngineError when it must stay uncommitted."""
         request: InferenceRequest | None = None
         try:
-            request = await _decode(self._routes[record.topic], record)
+            request = await self._decode(self._routes[record.topic], record)
             return Reply(await self._engine.submit(request, emit=emit), None)
         except RecordError as error:
-            outcome = error_outcome(record, error, request, now_ms=time.time_ns() // 1_000_000)
+            outcome = error_outcome(record, error, request, error.model, now_ms=time.time_ns() // 1_000_000)
             letter = dead_letter(record, error, self._worker)
             return Reply(outcome, OutgoingRecord(self._dead_letters, letter.key, letter.value, list(letter.headers)))
 
@@ -87,19 +91,19 @@ class Server:
         outcome = OutgoingRecord(self._routes[record.topic].results, key, value, list(headers))
         return [outcome] if reply.letter is None else [reply.letter, outcome]
 
-
-async def _decode(route: Route, record: RawRecord) -> InferenceRequest:
-    """The request in ``record``; while the schema registry is away the record waits, for it may be fine."""
-    if not route.asks_registry:
-        return route.decoder.decode(record)
-    wait_s = FIRST_RETRY_S
-    while True:
-        try:
-            return await asyncio.to_thread(route.decoder.decode, record)
-        except RegistryError as error:
-            LOG.warning("%s waits for the schema registry (%s); next try in %g s", record.name, error, wait_s)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, LAST_RETRY_S)
+    async def _decode(self, route: Route, record: RawRecord) -> InferenceRequest:
+        """The request in ``record``; while the schema registry is away the record waits, for it may be fine."""
+        if not route.asks_registry:
+            return route.decoder.decode(record)
+        wait_s = FIRST_RETRY_S
+        while True:
+            try:
+                return await asyncio.to_thread(route.decoder.decode, record)
+            except RegistryError as error:
+                LOG.warning("%s waits for the schema registry (%s); next try in %g s", record.name, error, wait_s)
+                self.waits += 1
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LAST_RETRY_S)
 
 
 def encode_piece(topic: str, key: bytes | None, piece: TokenPiece) -> OutgoingRecord:

@@ -1,4 +1,4 @@
-"""Exactly once: outcomes, dead letters, last pieces and offsets in one Kafka transaction, again and again.
+"""Exactly once: outcomes, dead letters, last pieces of answers and offsets, in one Kafka transaction at a time.
 
 The steps of one transaction are numbered in :meth:`Transactions.run`. What a transaction carries is exactly the
 outcomes of the records below the offsets it commits: an outcome that is ready early waits for the records before it in
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["ExactlyOnceOutbox", "Transactions"]
 
 LOG = logging.getLogger("millrace.transactions")
+OPEN_TIMEOUT_S = 30.0
 
 
 class AbortedError(Exception):
@@ -46,19 +48,23 @@ class Transactions:
 
     Args:
         config: librdkafka settings with a ``transactional.id`` of this process's own.
-        timeout_s: bound of each step.
+        timeout_s: bound of each of the four steps.
     """
 
     def __init__(self, config: Mapping[str, Any], *, timeout_s: float) -> None:
         self._producer = Producer(dict(config))
+        self._servers = config.get("bootstrap.servers", "")
         self._timeout_s = timeout_s
 
     def open(self) -> None:
         """Register the transactional id. Raises TransportError."""
         try:
-            self._producer.init_transactions(self._timeout_s)
+            self._producer.init_transactions(OPEN_TIMEOUT_S)
         except KafkaException as error:
-            raise TransportError(f"Kafka gives no transactions: {error}. Every broker must be 2.5 or later.") from error
+            raise TransportError(
+                f"no transactions from Kafka at {self._servers} within {OPEN_TIMEOUT_S:g} s ({error.args[0].str()}). "
+                "Is it running, version 2.5 or later, and is kafka.bootstrap_servers right?"
+            ) from error
 
     def run(self, records: Sequence[OutgoingRecord], offsets: Mapping[Partition, int], metadata: Any) -> None:
         """Publish ``records`` and commit ``offsets``, both or neither.
@@ -71,8 +77,7 @@ class Transactions:
             # 1. Begin.
             self._producer.begin_transaction()
             # 2. Produce.
-            for record in records:
-                self._produce(record)
+            self._produce(records)
             # 3. Offsets, with the membership that fences zombies.
             self._producer.send_offsets_to_transaction(_positions(offsets), metadata, self._timeout_s)
             # 4. Commit: flushes, and fails unless every record was delivered.
@@ -85,21 +90,29 @@ class Transactions:
         self._producer.purge()
         self._producer.flush(0)
 
-    def _produce(self, record: OutgoingRecord) -> None:
-        while True:
-            try:
-                self._producer.produce(record.topic, record.value, record.key, headers=record.headers)
-            except BufferError:
+    def _produce(self, records: Sequence[OutgoingRecord]) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        for record in records:
+            while not self._try_produce(record):
+                if time.monotonic() > deadline:
+                    raise TransportError(f"Kafka has taken none of a transaction's records for {self._timeout_s:g} s.")
                 self._producer.poll(0.05)
-            else:
-                return
+
+    def _try_produce(self, record: OutgoingRecord) -> bool:
+        try:
+            self._producer.produce(record.topic, record.value, record.key, headers=record.headers)
+        except BufferError:
+            return False
+        return True
 
     def _commit(self) -> None:
+        """Commit; what timed out is the same commit still, so it is asked again rather than aborted."""
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                self._producer.commit_transaction(self._timeout_s)
+                self._producer.commit_transaction(max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
-                if not error.args[0].retriable():
+                if not error.args[0].retriable() or time.monotonic() > deadline:
                     raise
             else:
                 return
@@ -158,6 +171,11 @@ class ExactlyOnceOutbox:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-transactions")
         self._full = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        """Outcomes that no transaction has committed."""
+        return self._count
 
     async def open(self) -> None:
         """Register with the broker. Raises TransportError."""

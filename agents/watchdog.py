@@ -1,8 +1,8 @@
 """The watchdog: has a partition stood still while records pile up behind it?
 
 A worker can hang without failing: a device that never answers, a thread that died, a consumer that fetches nothing. Its
-heartbeats go on, so Kafka keeps its partitions with it. The watchdog sees that nothing of a partition settles although
-there is more and more to do, and the worker ends, so that its supervisor starts a new one.
+heartbeats go on, so Kafka keeps its partitions with it. The watchdog sees that nothing of a partition settles, nor is
+worked on, although there is more and more to do; the worker ends, so that its supervisor starts a new one.
 
 Pure: the clock is an argument.
 """
@@ -21,10 +21,18 @@ __all__ = ["Progress", "Watchdog"]
 
 
 class Progress(NamedTuple):
-    """How far a partition is: records settled under the current assignment, and the end of its log."""
+    """How far a partition is.
+
+    Attributes:
+        epoch: its assignment.
+        settled: records settled under it.
+        work: any number that changes while its records are being worked on, such as the steps of a long answer.
+        end: the end of its log.
+    """
 
     epoch: int
     settled: int
+    work: int
     end: int
 
 
@@ -59,7 +67,7 @@ class Watchdog:
 
     def _stalled(self, now_s: float, name: Partition, progress: Progress) -> bool:
         mark = self._marks.get(name)
-        if mark is None or mark.progress[:2] != progress[:2]:
+        if mark is None or mark.progress[:3] != progress[:3]:
             self._marks[name] = _Mark(progress, now_s)
             return False
         return now_s - mark.at_s >= self.timeout_s and progress.end > mark.progress.end

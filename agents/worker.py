@@ -47,11 +47,24 @@ async def _run(settings: Settings) -> None:
     app = create_app(settings)
     stop = _stop_on_signals()
     try:
-        await app.start()
-        _announce(app, settings)
-        await _until_stopped(app, stop)
+        if await _started(app, stop):
+            _announce(app, settings)
+            await _until_stopped(app, stop)
     finally:
         await app.stop()
+
+
+async def _started(app: InferenceApp, stop: asyncio.Event) -> bool:
+    """Start ``app``; False when it was told to stop before it had."""
+    starting, told = asyncio.ensure_future(app.start()), asyncio.ensure_future(stop.wait())
+    await asyncio.wait([starting, told], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+        return False
+    await starting
+    return True
 
 
 def _stop_on_signals() -> asyncio.Event:

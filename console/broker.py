@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.broker import BrokerInfo, EmbeddedBroker
+from agents.broker import KAFKA_PORT, BrokerInfo, EmbeddedBroker
 from agents.broker.jars import KAFKA_VERSION
-from agents.broker.jars import Progress as Report
 from console.output import Output, json_option
+from console.progress import byte_progress
 from pipeline.settings import BrokerSettings, load_settings
 
-__all__ = ["broker", "fetch_progress"]
+__all__ = ["broker"]
 
 data_option = click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     help="The broker's folder. Otherwise broker.data of the settings, then the user's cache.",
 )
-
-
-@contextmanager
-def fetch_progress() -> Iterator[Report]:
-    """A progress bar on standard error, shown from the first jar that arrives; nothing when none has to be fetched."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(f"Fetching Kafka {KAFKA_VERSION} (once)")
-
-    def report(done: int, total: int) -> None:
-        bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield report
-    finally:
-        bar.stop()
 
 
 @click.group()
@@ -59,11 +38,14 @@ def broker() -> None:
 @data_option
 @json_option
 def start(*, nodes: str, data: Path | None, as_json: bool) -> None:
-    """Start the broker, or find it running; returns when clients can produce and consume."""
-    embedded = EmbeddedBroker(_settings(data), nodes=int(nodes))
-    with fetch_progress() as report:
-        info = embedded.start(report)
-    _show(Output(as_json=as_json), info)
+    """Start the broker, or find it running; returns when clients can produce and consume.
+
+    It is reached at 127.0.0.1:9092, or at another port, which is printed, when that one is taken.
+    """
+    output, embedded = Output(as_json=as_json), EmbeddedBroker(_settings(data), nodes=int(nodes), port=KAFKA_PORT)
+    with byte_progress(output, f"Fetching Kafka {KAFKA_VERSION}, once") as progress:
+        info = embedded.start(progress)
+    _show(output, info)
 
 
 @broker.command()

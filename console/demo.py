@@ -36,7 +36,7 @@ from schemas.messages import Source
 
 __all__ = ["demo"]
 
-CROPS, DIGITS, TINY_DIGITS = 152, 120, 200
+CROPS, DIGITS, TINY_DIGITS = 152, 120, 360
 READY_TIMEOUT_S = 120.0
 DELIVERY_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 60.0

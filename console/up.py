@@ -10,7 +10,7 @@ from functools import partial
 
 import click
 
-from agents.broker import EmbeddedBroker
+from agents.broker import KAFKA_PORT, EmbeddedBroker
 from agents.topics import create_topics
 from console.cluster import at
 from console.detach import detach
@@ -164,7 +164,7 @@ def _kafka(settings: Settings, output: Output) -> Iterator[tuple[Settings, bool]
     if settings.kafka.bootstrap_servers:
         yield settings, False
         return
-    broker = EmbeddedBroker(settings.broker)
+    broker = EmbeddedBroker(settings.broker, port=KAFKA_PORT)
     started = broker.status() is None
     with byte_progress(output, "Fetching Kafka") as progress:
         info = broker.start(progress, owned=True)

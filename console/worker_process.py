@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+import msgspec
 
 from console.supervisor import Ready
 from pipeline.settings import Settings
 
-__all__ = ["WorkerProcess", "worker_environ"]
+__all__ = ["WorkerProcess", "read_ready", "worker_environ"]
 
 LAST_WORDS_LINES = 12
 LAST_WORDS_BYTES = 8_192
@@ -101,15 +103,13 @@ class WorkerProcess:
             raise TypeError("the worker was started without a pipe. This is a bug.")
         with self._process.stdout as lines:
             for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict) and event.get("event") == "ready":
-                    self._ready = Ready(models=_names(event.get("models")), metrics_port=event.get("metrics_port"))
+                self._ready = read_ready(line) or self._ready
 
 
-def _names(models: object) -> tuple[str, ...]:
-    if not isinstance(models, list):
-        return ()
-    return tuple(str(m["name"]) if isinstance(m, dict) and "name" in m else str(m) for m in models)
+def read_ready(line: bytes) -> Ready | None:
+    """What a worker prints when it serves; ``None`` for any other line."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        event = msgspec.json.decode(line)
+        if isinstance(event, dict) and event.get("event") == "ready":
+            return msgspec.convert(event, Ready)
+    return None

@@ -18,7 +18,6 @@ from pipeline.errors import EngineError
 from pipeline.lane import Lane
 from pipeline.metrics import Metrics
 from pipeline.models.store import ServedModel
-from pipeline.ordering import KeyOrder
 from pipeline.outcomes import Prepared, make_outcome, prepare_request, stream_pieces
 from pipeline.router import find_route
 from pipeline.runtime.gate import DeviceGate
@@ -55,7 +54,6 @@ class Engine:
     ) -> None:
         self.metrics = metrics or Metrics()
         self._pool = ThreadPoolExecutor(settings.runtime.prepare_threads, thread_name_prefix="millrace-prepare")
-        self._order = KeyOrder()
         self._tickets = itertools.count()
         self._pending: dict[int, asyncio.Future[Result]] = {}
         self._failed: asyncio.Future[EngineError] | None = None
@@ -70,6 +68,11 @@ class Engine:
     def models(self) -> tuple[ModelInfo, ...]:
         """What is served, down to the digest and the provider. Raises EngineError before the start."""
         return tuple(lane.info for lane in self._lanes)
+
+    @property
+    def runs(self) -> int:
+        """How often the device has run: it grows while anything is computed."""
+        return sum(lane.runs for lane in self._lanes)
 
     @property
     def failed(self) -> asyncio.Future[EngineError]:
@@ -91,8 +94,6 @@ class Engine:
     async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
         """The outcome of ``request``: ``ok`` or ``expired``.
 
-        Results of one key and model are given out in the order of their submits.
-
         Args:
             request: what to serve.
             emit: gets the pieces of a streamed answer (``stream``) as they come, on the event loop, before the outcome.
@@ -103,10 +104,8 @@ class Engine:
         """
         self._check()
         lane = find_route(request, self._lanes)
-        order = None if request.key is None else (lane.name, request.key)
         with self.metrics.in_flight.labels(lane.name).track_inprogress():
-            async with self._order.turn(order):
-                return await self._counted(lane, request, emit)
+            return await self._counted(lane, request, emit)
 
     async def close(self) -> None:
         """Stop after the runs in progress; what is still pending gets an EngineError."""
@@ -145,6 +144,7 @@ class Engine:
         job = self._job(lane, request, prepared, emit)
         result = await self._result(lane, job)
         if isinstance(result, RecordError):
+            result.model = lane.info
             raise result
         if not isinstance(result, Answer):
             return expired_outcome(request, _now_ms(), lane.info)

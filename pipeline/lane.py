@@ -35,6 +35,7 @@ class Lane:
         name: ``name@version``.
         digest: SHA-256 of the served variant.
         task: prepares requests.
+        runs: how often the device has run for it.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Lane:
         self._device_seconds = metrics.device_seconds.labels(self.name)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opened: asyncio.Future[str] | None = None
+        self.runs = 0
         self._info: ModelInfo | None = None
         self.runner: Runner[Any] = Runner(
             self.name,
@@ -100,6 +102,7 @@ class Lane:
         return observe
 
     def _settled(self, done: list[Settled[Any]], seconds: float) -> None:
+        self.runs += 1
         self._device_seconds.inc(seconds)
         if done:
             self._call(self._deliver, done)

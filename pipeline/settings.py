@@ -148,7 +148,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
     commit_interval_s: PositiveSeconds = 0.5
     transaction_interval_s: PositiveSeconds = 0.1
-    transaction_max_records: Positive = 10_000
+    transaction_max_records: Positive = 500
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Meta(ge=-1, le=65_535)] = -1
 

@@ -16,7 +16,10 @@ Tree::
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from schemas.messages import ModelInfo
 
 __all__ = [
     "DecodeError",
@@ -39,6 +42,7 @@ class RecordError(Exception):
     Attributes:
         request_id: the caller's id, when it could be read before the rest turned out wrong.
         traceparent: the caller's trace, likewise.
+        model: the model that failed on the record; the error's outcome then has the id that the answer would have had.
     """
 
     code: ClassVar[str] = "record_error"
@@ -50,6 +54,7 @@ class RecordError(Exception):
         self.where = where
         self.request_id: str | None = None
         self.traceparent: str | None = None
+        self.model: ModelInfo | None = None
 
 
 class DecodeError(RecordError):

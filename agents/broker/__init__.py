@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agents.broker.embedded import BrokerInfo, EmbeddedBroker
+from agents.broker.layout import KAFKA_PORT
 from agents.broker.properties import RESERVED as RESERVED_PROPERTIES
 
-__all__ = ["RESERVED_PROPERTIES", "BrokerInfo", "EmbeddedBroker"]
+__all__ = ["KAFKA_PORT", "RESERVED_PROPERTIES", "BrokerInfo", "EmbeddedBroker"]

@@ -33,10 +33,16 @@ MIN_FREE_BYTES = 64 * 1024 * 1024  # Kafka maps its indexes into memory, and Jav
 
 
 class Cluster:
-    """The cluster in the folder ``data``; the caller holds the folder's lock while it starts or ends nodes."""
+    """The cluster in the folder ``data``; the caller holds the folder's lock while it starts or ends nodes.
 
-    def __init__(self, data: Path, *, nodes: int, heap_mib: int, extra_properties: Mapping[str, str]) -> None:
+    ``port`` is where clients should reach the first node, if it is free when all nodes are started.
+    """
+
+    def __init__(
+        self, data: Path, *, nodes: int, heap_mib: int, extra_properties: Mapping[str, str], port: int | None = None
+    ) -> None:
         self.data = data
+        self.port = port
         self.nodes = nodes
         self.heap_mib = heap_mib
         self.extra_properties = extra_properties
@@ -122,7 +128,7 @@ class Cluster:
         layout = self.layout()
         if not (keep_ports and layout.ports):
             before = (*layout.ports, *layout.controller_ports) if same_ports else ()
-            ports = choose_ports(2 * self.nodes, before)
+            ports = choose_ports(2 * self.nodes, before, first=self.port if same_ports else None)
             layout = msgspec.structs.replace(layout, ports=ports[: self.nodes], controller_ports=ports[self.nodes :])
         save_layout(self.data, layout)
 

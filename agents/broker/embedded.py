@@ -38,12 +38,13 @@ class BrokerInfo(Struct, frozen=True, kw_only=True):
 class EmbeddedBroker:
     """One Apache Kafka cluster on this machine, known by its folder.
 
-    Objects with the same folder, in any process, are the same broker. Only loopback is listened on, on free ports (the
-    same again after a restart, when they are still free).
+    Objects with the same folder, in any process, are the same broker. Only loopback is listened on: on ``port`` when it
+    is free, and on free ports else (the same again after a restart, when they are still free).
 
     Args:
         settings: its folder (made if absent), Java's heap, and how long Kafka may take to be ready.
         nodes: 1, or 3 for a replicated cluster. A folder keeps the number it was made with.
+        port: where clients should reach the first node; ``None`` wishes for none. A running broker stays where it is.
         extra_properties: Kafka's broker settings, added to the built-in ones and winning over them.
         stop_timeout_s: how long Kafka may take to end before it is killed.
         jars: the folder of Kafka's jars; ``None`` is the one in the user's cache.
@@ -58,6 +59,7 @@ class EmbeddedBroker:
         settings: BrokerSettings,
         *,
         nodes: int = 1,
+        port: int | None = None,
         extra_properties: Mapping[str, str] = NO_PROPERTIES,
         stop_timeout_s: float = 10.0,
         jars: Path | None = None,
@@ -72,7 +74,7 @@ class EmbeddedBroker:
         self.jars = jars or cache_path()
         self.fetcher = fetcher or JgoFetcher()
         self._cluster = Cluster(
-            self.data, nodes=nodes, heap_mib=settings.heap_mib, extra_properties=dict(extra_properties)
+            self.data, nodes=nodes, heap_mib=settings.heap_mib, extra_properties=dict(extra_properties), port=port
         )
         self._guard: Guard | None = None
 
@@ -120,6 +122,12 @@ class EmbeddedBroker:
         """The broker as it is now, perhaps not ready yet or with dead nodes; ``None`` when no node is alive."""
         layout = load_layout(self.data)
         return self._info() if layout and layout.ports and self._whole_cluster().alive() else None
+
+    def node_pids(self) -> dict[int, int]:
+        """The pids of the live nodes, by node id (from 1)."""
+        alive = self._cluster.alive()
+        nodes = enumerate(self._cluster.properties, start=1)
+        return {number: alive[path] for number, path in nodes if path in alive}
 
     def _whole_cluster(self) -> Cluster:
         """The cluster with as many nodes as the folder can have, whatever number this object was made with."""

@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Layout", "NodeFiles", "choose_ports", "load_layout", "new_cluster_id", "save_layout"]
+__all__ = ["KAFKA_PORT", "Layout", "NodeFiles", "choose_ports", "load_layout", "new_cluster_id", "save_layout"]
 
 HOST = "127.0.0.1"
+KAFKA_PORT = 9092
+"""Where clients look for Kafka."""
 
 
 class Layout(Struct, frozen=True, kw_only=True):
@@ -124,11 +126,14 @@ def new_cluster_id() -> str:
     return text
 
 
-def choose_ports(count: int, preferred: Sequence[int] = ()) -> tuple[int, ...]:
+def choose_ports(count: int, preferred: Sequence[int] = (), *, first: int | None = None) -> tuple[int, ...]:
     """``count`` free ports on loopback: the preferred ones when all of them are free, else others.
 
-    A port may be taken between this and its use: the caller tries again.
+    The first of them is ``first`` whenever that one is free. A port may be taken between this and its use: the caller
+    tries again.
     """
+    if first is not None and _is_free(first):
+        return (first, *choose_ports(count - 1, preferred[1:]))
     if len(preferred) == count and all(map(_is_free, preferred)):
         return tuple(preferred)
     with ExitStack() as stack:

@@ -7,11 +7,10 @@ would wait for all ``n``.
 
 from __future__ import annotations
 
-import contextlib
-import queue
+import logging
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -25,15 +24,25 @@ from pipeline.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Listener", "Poller"]
+__all__ = ["CommitRefusedError", "Listener", "Poller"]
+
+LOG = logging.getLogger("millrace.transport")
 
 T = TypeVar("T")
 
 WAIT_S = 0.02
-LAG_INTERVAL_S = 1.0
+POSITION_INTERVAL_S = 1.0
+FAR_POSITION_INTERVAL_S = 10.0
+POSITION_TIMEOUT_S = 0.5
 METADATA_TIMEOUT_S = 15.0
-IGNORED_ERRORS = frozenset({KafkaError._PARTITION_EOF})
 PASSING_ERRORS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+
+
+REFUSALS = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED})
+
+
+class CommitRefusedError(TransportError):
+    """The broker will never take this worker's commits."""
 
 
 class Listener(Protocol):
@@ -55,8 +64,8 @@ class Listener(Protocol):
     def on_messages(self, partition: Partition, messages: tuple[Message, ...]) -> None:
         """Records of one partition, in offset order."""
 
-    def on_position(self, end_offsets: Mapping[Partition, int]) -> None:
-        """About once a second: the end of each assigned partition that is known."""
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
+        """About once a second: where each assigned partition started under this assignment, and its end."""
 
     def on_failed(self, error: TransportError) -> None:
         """The consumer cannot go on; no more calls follow."""
@@ -76,12 +85,16 @@ class Poller(threading.Thread):
         self._servers = config.get("bootstrap.servers", "")
         self._flows = dict(topics)
         self._listener: Listener
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._lock = threading.Lock()
+        self._ended = False
         self._stopping = threading.Event()
         self._fetching = True
         self._assigned: set[Partition] = set()
         self._paused: set[str] = set()
-        self._lag_at = 0.0
+        self._starts: dict[Partition, int] = {}
+        self._position_at = 0.0
+        self._far_position_at = 0.0
 
     @property
     def assignment(self) -> frozenset[Partition]:
@@ -115,14 +128,11 @@ class Poller(threading.Thread):
 
     def _call(self, function: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
-
-        def command() -> None:
-            try:
-                future.set_result(function())
-            except Exception as error:  # handed to the caller
-                future.set_exception(error)
-
-        self._commands.put(command)
+        with self._lock:
+            if self._ended:
+                future.set_exception(TransportError("the Kafka consumer has ended."))
+            else:
+                self._commands.append((function, future))
         return future
 
     # The poll thread.
@@ -139,12 +149,12 @@ class Poller(threading.Thread):
                 self._apply_flow()
                 self._fetch()
                 self._report_position()
-            self._work_off_commands()
         except TransportError as error:
             self._listener.on_failed(error)
         except Exception as error:  # whatever it was, the worker must hear of it
             self._listener.on_failed(TransportError(f"the Kafka consumer failed: {error}"))
         finally:
+            self._refuse_commands()
             self._consumer.close()
 
     def _check_topics(self) -> None:
@@ -157,16 +167,23 @@ class Poller(threading.Thread):
             ) from error
         if missing := [name for name in self._flows if name not in known]:
             raise TransportError(
-                f"no topic {', '.join(missing)} on {self._servers}. `millrace topics create` makes all topics; "
+                f"no topic {', '.join(missing)} on {self._servers}. `millrace topics` makes them all; "
                 "or set kafka.topic_prefix to the one they were created with."
             )
 
     def _work_off_commands(self) -> None:
-        while True:
+        while self._commands:
+            function, future = self._commands.popleft()
             try:
-                self._commands.get_nowait()()
-            except queue.Empty:
-                return
+                future.set_result(function())
+            except Exception as error:  # handed to the caller
+                future.set_exception(error)
+
+    def _refuse_commands(self) -> None:
+        """Work off what was asked for in time; whoever asks later is told that it is too late."""
+        with self._lock:
+            self._ended = True
+        self._work_off_commands()
 
     def _stop_fetching(self) -> None:
         self._fetching = False
@@ -194,7 +211,8 @@ class Poller(threading.Thread):
     def _fetch(self) -> None:
         messages = self._consumer.consume(1, WAIT_S)
         if messages:
-            room = min(flow.room for topic, flow in self._flows.items() if topic not in self._paused)
+            # A fetch may bring any topic, so the one with the least room bounds it.
+            room = min((flow.room for topic, flow in self._flows.items() if topic not in self._paused), default=1)
             messages += self._consumer.consume(room, 0)
             self._deliver(messages)
 
@@ -212,19 +230,41 @@ class Poller(threading.Thread):
                 self._listener.on_messages(partition, tuple(records))
 
     def _check_error(self, message: Message, error: KafkaError) -> None:
-        if error.code() not in IGNORED_ERRORS | PASSING_ERRORS and (error.fatal() or not error.retriable()):
+        if error.code() not in PASSING_ERRORS and (error.fatal() or not error.retriable()):
             raise TransportError(f"Kafka refused to deliver from {message.topic() or self._servers}: {error.str()}")
 
     def _report_position(self) -> None:
-        if time.monotonic() < self._lag_at:
+        now = time.monotonic()
+        if now < self._position_at:
             return
-        self._lag_at = time.monotonic() + LAG_INTERVAL_S
-        ends = {}
+        self._position_at = now + POSITION_INTERVAL_S
+        far = now >= self._far_position_at
+        if far:
+            self._far_position_at = now + FAR_POSITION_INTERVAL_S
+        bounds = {}
         for partition in self._assigned:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+            # What is cached comes with fetches, and of a paused topic none come.
+            low, end = self._watermarks(partition, cached=not (far and partition.topic in self._paused))
             if end >= 0:
-                ends[partition] = end
-        self._listener.on_position(ends)
+                bounds[partition] = self._start(partition, max(low, 0)), end
+        self._listener.on_position(bounds)
+
+    def _watermarks(self, partition: Partition, *, cached: bool) -> tuple[int, int]:
+        try:
+            found = self._consumer.get_watermark_offsets(TopicPartition(*partition), POSITION_TIMEOUT_S, cached)
+        except KafkaException:
+            return -1, -1
+        return found or (-1, -1)
+
+    def _start(self, partition: Partition, low: int) -> int:
+        """The committed offset that this assignment started from, or the beginning where nothing was committed."""
+        if partition not in self._starts:
+            try:
+                (found,) = self._consumer.committed([TopicPartition(*partition)], POSITION_TIMEOUT_S)
+            except KafkaException:
+                return low
+            self._starts[partition] = found.offset if found.offset >= 0 else low
+        return self._starts[partition]
 
     def _commit(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, int]:
         held = {partition: offset for partition, offset in offsets.items() if partition in self._assigned}
@@ -234,7 +274,11 @@ class Poller(threading.Thread):
         try:
             done = self._consumer.commit(offsets=wanted, asynchronous=False) or []
         except KafkaException as error:
-            raise TransportError(f"offsets could not be committed: {error}") from error
+            kind = CommitRefusedError if error.args[0].code() in REFUSALS else TransportError
+            raise kind(f"offsets could not be committed: {error}") from error
+        for tp in done:
+            if tp.error is not None:
+                LOG.warning("offset %d of %s/%d was not committed: %s", tp.offset, tp.topic, tp.partition, tp.error)
         return {Partition(tp.topic, tp.partition): tp.offset for tp in done if tp.error is None}
 
     # Rebalance callbacks; librdkafka calls them inside consume() and close().
@@ -242,17 +286,22 @@ class Poller(threading.Thread):
     def _on_assign(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         partitions = _names(added)
         self._assigned.update(partitions)
+        for partition in partitions:
+            self._starts.pop(partition, None)
         self._listener.on_assigned(partitions)
         consumer.incremental_assign(added)
-        if blocked := [tp for tp in added if tp.topic in self._paused]:
-            consumer.pause(blocked)
+        # librdkafka remembers a pause across assignments: a partition that left while its topic was paused comes back
+        # paused, and nothing would ever resume it.
+        consumer.pause([tp for tp in added if tp.topic in self._paused])
+        consumer.resume([tp for tp in added if tp.topic not in self._paused])
 
     def _on_revoke(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
         partitions = _names(removed)
         offsets = self._listener.on_revoked(partitions, consumer.consumer_group_metadata())
-        # Where this fails, the next owner repeats these records with the same outcome ids; nothing is lost.
-        with contextlib.suppress(TransportError):
+        try:
             self._commit(offsets)
+        except TransportError as error:
+            LOG.warning("%s; the next owner repeats those records, with the same outcome ids", error)
         self._assigned.difference_update(partitions)
         consumer.incremental_unassign(removed)
 

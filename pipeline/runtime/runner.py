@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from pipeline.errors import EngineError, MillraceError, ModelError
 from pipeline.planner import Candidate, Limits, plan_batch
 from pipeline.runtime.gate import DeviceGate
-from pipeline.tasks.task import Dropped, Job, ModelTask, SessionLost, Settled
+from pipeline.tasks.task import Answer, Dropped, Job, ModelTask, SessionLost, Settled
 
 __all__ = ["Runner"]
 
@@ -31,9 +31,11 @@ class Runner(Generic[P]):
         name: the model, for messages and for the gate.
         task: what to run.
         gate: shared with the other models of the device.
+        opened: called on the thread when the model is ready, with its provider, or with why it is not.
         settled: called on the thread with what is done, and the seconds the device worked for it.
         failed: called on the thread, once, when it cannot go on; no job is settled after that.
-        opened: called on the thread when the model is ready, with its provider, or with why it is not.
+        rebuilt: called on the thread when a lost session is about to be rebuilt. One that is lost again before it has
+            given an answer fails the runner.
     """
 
     def __init__(
@@ -98,6 +100,10 @@ class Runner(Generic[P]):
         except ModelError as error:
             self._opened(error)
             return False
+        except Exception as error:  # whatever it is, the start waits for word of it
+            LOG.exception("model %s: opening it failed", self.name)
+            self._opened(_unopened(self.name, error))
+            return False
         self._opened(provider)
         return True
 
@@ -145,14 +151,19 @@ class Runner(Generic[P]):
         if not self.task.busy():
             return []
         try:
-            return self.task.run(time.time() * 1_000)
+            done = self.task.run(time.time() * 1_000)
         except SessionLost as error:
             self._rebuild(error)
             return []
+        if any(isinstance(settled.result, Answer) for settled in done):
+            self._was_rebuilt = False
+        return done
 
     def _rebuild(self, error: SessionLost) -> None:
         if self._was_rebuilt:
-            raise EngineError(f"the session failed again after it had been rebuilt once: {error}") from error
+            raise EngineError(
+                f"the session failed again after it was rebuilt once, before any answer: {error}"
+            ) from error
         LOG.warning("model %s: rebuilding the session: %s", self.name, error)
         self._was_rebuilt = True
         self._rebuilt()
@@ -163,6 +174,14 @@ class Runner(Generic[P]):
         now = time.perf_counter()
         for settled in done:
             settled.job.finished_at = now
+
+
+def _unopened(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {name} cannot be opened: {type(error).__name__}: {error}. If memory is short, lower "
+        "batching.max_slots, batching.max_length or batching.max_batch_size; otherwise check its files with "
+        "`millrace models verify`."
+    )
 
 
 def _candidate(job: Job[P]) -> Candidate:

@@ -55,7 +55,7 @@ def test_every_record_of_the_tiny_demo_has_an_ok_outcome_and_the_digits_are_read
     figures: dict[str, Any], tmp_path: Path
 ) -> None:
     assert set(figures) >= PROMISED
-    assert figures["records_in"] == figures["outcomes"] == figures["ok"] == 224
+    assert figures["records_in"] == figures["outcomes"] == figures["ok"] == 384
     assert (figures["error"], figures["expired"], figures["missing"]) == (0, 0, [])
     assert figures["accuracy"] >= 0.9
     assert figures["precision"] == "int8"

@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from agents.broker import BrokerInfo, EmbeddedBroker
 from agents.broker.fetching import JgoFetcher
 from agents.broker.jars import cache_path, ensure_jars
+from agents.broker.layout import choose_ports
 from pipeline.errors import BrokerError
 from pipeline.settings import BrokerSettings
 
@@ -203,6 +204,15 @@ def alive(broker: EmbeddedBroker) -> BrokerInfo:
     info = broker.status()
     assert info is not None
     return info
+
+
+def test_clients_reach_the_broker_at_the_port_that_was_wished_for(broker_settings: BrokerSettings) -> None:
+    (port,) = choose_ports(1)
+    broker = EmbeddedBroker(broker_settings, port=port)
+    try:
+        assert broker.start(owned=True).bootstrap_servers == f"127.0.0.1:{port}"
+    finally:
+        broker.stop()
 
 
 def test_extra_properties_reach_kafka(broker_settings: BrokerSettings) -> None:

@@ -82,11 +82,12 @@ def test_the_workers_variables_are_settings_that_exist(services: dict[str, Servi
     assert load_settings(environ=compose_environment(services["worker-gpu"])).runtime.provider == "cuda"
 
 
-def test_the_models_that_are_served_are_pulled_or_shipped(services: dict[str, Service]) -> None:
-    served = load_settings(environ=compose_environment(services["worker-1"])).models.serve
-    pulled = services["models"]["command"][2:]
-    assert served == Settings().models.serve
-    assert [name for name in served if name not in pulled] == ["digits-tiny"]
+def test_the_models_that_are_served_are_those_that_are_pulled(services: dict[str, Service]) -> None:
+    assert services["models"]["command"] == ["models", "pull"]  # without names: those of models.serve
+    for name in ("models", "worker-1", "worker-2", "worker-gpu"):
+        environ = compose_environment(services[name])
+        assert load_settings(environ=environ).models.serve == Settings().models.serve, name
+        assert services[name]["environment"]["MILLRACE_MODELS__SERVE"].startswith("${MILLRACE_MODELS__SERVE:-"), name
 
 
 def test_a_worker_has_longer_to_end_than_it_takes_to_drain(services: dict[str, Service]) -> None:

@@ -33,7 +33,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     heads: int = 6
     vocabulary: int = 2432
     max_length: int = 256
-    steps: int = 2400
+    steps: int = 2000
     rows: int = 12
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -84,7 +84,7 @@ def _config(recipe: Recipe) -> Any:
         n_head=recipe.heads,
         embd_pdrop=recipe.dropout,
         resid_pdrop=recipe.dropout,
-        attn_pdrop=recipe.dropout,
+        attn_pdrop=0.0,
         bos_token_id=0,
         eos_token_id=0,
     )
@@ -107,8 +107,9 @@ def _batches(dialogues: Sequence[Dialogue], tokenizer: Tokenizer, recipe: Recipe
     rng = np.random.default_rng(recipe.seed)
     drawn = _drawn(dialogues, tokenizer, rng)
     while True:
-        for _ in range(3):
-            yield _padded([next(drawn) for _ in range(recipe.rows)])
+        dialogues_by_length = sorted((next(drawn) for _ in range(3 * recipe.rows)), key=len)
+        for start in range(0, len(dialogues_by_length), recipe.rows):
+            yield _padded(dialogues_by_length[start : start + recipe.rows])
         rows = max(1, recipe.rows * 64 // recipe.max_length)
         tokens = np.stack([_packed(drawn, recipe.max_length) for _ in range(rows)])
         yield tokens, tokens

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agents.clients import NewRecord, RecordTooLargeError, Report, Sender, Tailer
+from agents.ledger import Partition
 from agents.memory_log import MemoryLog, MemoryReader, MemoryWriter
 from pipeline.errors import TransportError
 from schemas.messages import Source
@@ -69,7 +70,7 @@ def test_a_tailer_reads_every_partition_from_the_beginning(log: MemoryLog) -> No
 def test_a_tailer_takes_offsets_and_starts_other_partitions_at_their_end(log: MemoryLog) -> None:
     for number in range(6):
         log.append(record(b"%d" % number))
-    tailer = Tailer(MemoryReader(log), ["in"], start={("in", 0): 2})
+    tailer = Tailer(MemoryReader(log), ["in"], start={Partition("in", 0): 2})
     assert [(found.partition, found.offset) for found in tailer.read(0)] == [(0, 2)]
 
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from console.main import cli
 from pipeline.models.card import ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import write_card
+from pipeline.models.store import find_model
+from pipeline.settings import load_settings
 
 
 @pytest.fixture
@@ -82,3 +84,13 @@ def test_pull_checks_every_name_before_it_fetches_anything(store: Path) -> None:
     assert status == 1
     assert "'no-such-model' cannot be pulled" in error
     assert out == ""
+
+
+def test_pull_without_names_pulls_what_is_served(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_MODELS__SERVE", "digits-tiny")
+    assert run_json("pull") == {"models": []}
+    assert "nothing to pull" in run("pull")[1]
+    monkeypatch.setenv("MILLRACE_MODELS__SERVE", "efficientnet-lite0@1,digits-tiny")
+    monkeypatch.setattr("pipeline.models.pull.pull", lambda name, *_, **__: find_model("toy", load_settings()))
+    assert [model["name"] for model in run_json("pull")["models"]] == ["toy"]
+    assert "to pull: efficientnet-lite0" in run("pull")[1]

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from agents.clients import NewRecord, Sender, Tailer
+from agents.ledger import Partition
 from agents.memory_log import MemoryLog, MemoryReader, MemoryWriter
 from console.arrivals import Arrivals, read_outcome
 from console.output import Output
@@ -42,7 +43,7 @@ def publish(log: MemoryLog, outcome: Outcome) -> None:
 
 def test_a_record_that_is_too_large_is_refused_and_the_others_are_sent(log: MemoryLog) -> None:
     result = run(log, SendOptions())
-    assert [record.value for record in log.partitions["in", 0]] == [b"aa", b"c"]
+    assert [record.value for record in log.partitions[Partition("in", 0)]] == [b"aa", b"c"]
     assert result.sent == 2
     assert [message.split(":")[0] for message in result.refused] == ["big.png"]
     assert not result.complete
@@ -50,7 +51,7 @@ def test_a_record_that_is_too_large_is_refused_and_the_others_are_sent(log: Memo
 
 def test_options_travel_as_key_and_headers_and_repeat_repeats(log: MemoryLog) -> None:
     run(log, SendOptions(key="k", model="m", priority=0, repeat=2))
-    rows = log.partitions["in", 0]
+    rows = log.partitions[Partition("in", 0)]
     assert [record.value for record in rows] == [b"aa", b"aa", b"c", b"c"]
     assert {(record.key, record.headers) for record in rows} == {(b"k", (("model", b"m"), ("priority", b"0")))}
 

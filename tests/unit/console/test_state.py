@@ -25,7 +25,12 @@ def test_a_process_is_known_by_pid_and_start_time() -> None:
 
 
 def test_a_pid_given_to_another_process_is_not_signalled() -> None:
-    ProcessId(pid=os.getpid(), started="another time").signal(signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        ProcessId(pid=child.pid, started="another time").signal(signal.SIGKILL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        ProcessId.of(child.pid).signal(signal.SIGKILL)
+        assert child.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -64,6 +64,20 @@ def test_ports_are_others_when_one_is_taken() -> None:
         assert taken.getsockname()[1] not in choose_ports(2, wanted)
 
 
+def test_the_first_port_is_the_one_wished_for_when_it_is_free_and_the_others_stay() -> None:
+    wish, *before = choose_ports(5)
+    assert choose_ports(4, before, first=wish) == (wish, *before[1:])
+    assert choose_ports(4, first=wish)[0] == wish
+
+
+def test_a_wish_that_is_taken_leaves_the_ports_of_before() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        before = choose_ports(2)
+        assert choose_ports(2, before, first=taken.getsockname()[1]) == before
+
+
 def test_ports_differ() -> None:
     assert len(set(choose_ports(6))) == 6
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pipeline.ordering import KeyOrder
+from agents.ordering import KeyOrder
 
 
 async def run(

@@ -1,0 +1,102 @@
+"""The report of a run: JSON for programs, a table for people, and what stood around each broken promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos.run import ModeRun, Plan
+
+__all__ = ["as_json", "show"]
+
+SHOWN_PROBLEMS = 10
+COUNTS = {
+    "sent": "records on the input topics",
+    "outcomes": "outcomes",
+    "lost": "records without an outcome",
+    "repeated": "outcomes beyond the first of a record",
+    "unequal": "records with unequal outcome ids",
+    "wrong": "outcomes that do not fit their record",
+    "strays": "outcomes of no record",
+    "disordered": "outcomes against the order of their key",
+    "letters": "dead letters",
+    "letters_missing": "errors without the original in a dead letter",
+    "letters_repeated": "repeated dead letters",
+    "letters_stray": "dead letters without an error",
+    "unsent": "acknowledged records that Kafka lost",
+}
+
+
+def as_json(plan: Plan, runs: Sequence[ModeRun]) -> dict[str, Any]:
+    """By delivery mode: ``sent``, ``outcomes``, ``lost``, ``repeated``, ``faults`` by kind, and the rest."""
+    return {run.mode: _mode_json(plan, run) for run in runs}
+
+
+def _mode_json(plan: Plan, run: ModeRun) -> dict[str, Any]:
+    counts: dict[str, Any] = msgspec.to_builtins(run.verdict)
+    return {
+        **{name: counts[name] for name in ("sent", "outcomes", "lost", "repeated")},
+        "faults": run.faults,
+        "kept": run.kept,
+        **counts,
+        "stuck": run.ending.stuck,
+        "unclean": run.ending.unclean,
+        "tracebacks": run.tracebacks,
+        "worker_exits": {str(code): count for code, count in sorted(run.exits.items())},
+        "caught_up_s": round(run.ending.caught_up_s, 1),
+        "seconds": plan.seconds,
+        "seed": plan.seed,
+        "rate": plan.rate,
+    }
+
+
+def show(runs: Sequence[ModeRun], folder: Path, console: Console) -> None:
+    """Print the table, and for a broken promise its records with the timeline around them."""
+    console.print(_counts(runs), _faults(runs))
+    for run in runs:
+        for line in _complaints(run):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if not run.kept:
+            console.print(f"The workers' logs are in {folder / run.mode}", markup=False, soft_wrap=True)
+
+
+def _counts(runs: Sequence[ModeRun]) -> Table:
+    table = Table("what a reader sees", *(run.mode for run in runs))
+    for name, words in COUNTS.items():
+        table.add_row(words, *(f"{getattr(run.verdict, name):,}" for run in runs))
+    for status in ("ok", "error", "expired"):
+        table.add_row(f"outcomes: {status}", *(f"{run.verdict.statuses.get(status, 0):,}" for run in runs))
+    table.add_row("seconds to catch up", *(f"{run.ending.caught_up_s:.1f}" for run in runs))
+    table.add_row("tracebacks in the workers' logs", *(f"{run.tracebacks:,}" for run in runs))
+    table.add_row("promises", *("kept" if run.kept else "BROKEN" for run in runs))
+    return table
+
+
+def _faults(runs: Sequence[ModeRun]) -> Table:
+    table = Table("faults", *(run.mode for run in runs))
+    for kind in runs[0].faults:
+        table.add_row(kind.replace("_", " "), *(str(run.faults.get(kind, 0)) for run in runs))
+    exits = sorted({code for run in runs for code in run.exits})
+    for code in exits:
+        table.add_row(f"workers ended with {code}", *(str(run.exits.get(code, 0)) for run in runs))
+    return table
+
+
+def _complaints(run: ModeRun) -> Iterator[str]:
+    yield from (
+        f"{run.mode}: {words}" for words in ([run.ending.stuck] if run.ending.stuck else []) + run.ending.unclean
+    )
+    for problem in run.verdict.problems[:SHOWN_PROBLEMS]:
+        topic, partition, offset = problem.place
+        yield f"\n{run.mode}: {problem.promise}: {topic}/{partition}@{offset}, sent at {problem.at_ms}: {problem.seen}"
+        yield from (
+            f"  {event.at_ms - problem.at_ms:+7d} ms  {event.what}: {event.detail}"
+            for event in run.timeline.around(problem.at_ms)
+        )
+    if (more := len(run.verdict.problems) - SHOWN_PROBLEMS) > 0:
+        yield f"\n{run.mode}: and {more} more, in the report"

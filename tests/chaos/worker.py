@@ -1,0 +1,139 @@
+"""A chaos worker: the real worker of :mod:`agents.worker` in a process of its own, only its model is a fake.
+
+Besides the faults of its control file it writes a log that tells of assignments, commits and transactions.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+from msgspec import Struct
+
+import agents.app
+import agents.worker
+from agents.delivery import Delivery
+from agents.transactions import Transactions
+from agents.transport.poller import Poller
+from agents.worker_config import LIBRARY_LOG
+from pipeline.engine import Engine
+from pipeline.errors import MillraceError
+from pipeline.runtime.fakes import FakeBackend, fake_classifier, fake_generator
+from pipeline.settings import Settings
+from tests.chaos.control import Obedience
+
+__all__ = ["Order", "serve"]
+
+LOG = logging.getLogger("chaos.worker")
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What one worker is started with: its name, the folder of its files, its settings."""
+
+    name: str
+    folder: str
+    settings: Settings
+
+    @property
+    def control(self) -> Path:
+        """Its control file, which must be there."""
+        return Path(self.folder, f"{self.name}.control")
+
+    @property
+    def log(self) -> Path:
+        """Where it writes."""
+        return Path(self.folder, f"{self.name}.log")
+
+
+def serve(order: Order) -> int:
+    """Be the worker; the exit code. Standard output and error are the log file already."""
+    obedience = Obedience(order.control)
+    _log_to_stderr(obedience)
+    if "debug" in order.settings.kafka.client:
+        LIBRARY_LOG.setLevel(logging.DEBUG)
+    obedience.begin()
+    random.seed()  # or every fork draws the same
+    _trace()
+    models = [fake_generator(Path(order.folder)), fake_classifier(Path(order.folder))]
+    backend = FakeBackend(fault=obedience.fault)
+
+    def create_app(settings: Settings) -> agents.app.InferenceApp:
+        return agents.app.create_app(settings, Engine(settings, models, backend=backend))
+
+    try:
+        with patch.object(agents.worker, "create_app", create_app):
+            return agents.worker.run(order.settings)
+    except MillraceError as error:
+        LOG.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 - as the command prints it
+        return 1
+
+
+def _log_to_stderr(obedience: Obedience) -> None:
+    class Formatter(logging.Formatter):
+        def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+            return f"{obedience.real_time() * 1_000:.0f}"
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _trace() -> None:
+    """Log what matters when a record is lost or repeated."""
+    for owner, name, words in (
+        (Delivery, "on_assigned", _words),
+        (Delivery, "on_revoked", _words),
+        (Poller, "_pause", str),
+        (Poller, "_commit", _positions),
+    ):
+        setattr(owner, name, _logged(getattr(owner, name), name, words))
+    check = Poller._check_error
+
+    def checked(self: Any, message: Any, error: Any) -> None:
+        LOG.info("consumer error on %s/%s: %r", message.topic(), message.partition(), error)
+        check(self, message, error)
+
+    Poller._check_error = checked  # type: ignore[method-assign]
+    run = Transactions.run
+
+    def traced(self: Any, records: Sequence[Any], offsets: Mapping[Any, int], metadata: Any) -> None:
+        try:
+            run(self, records, offsets, metadata)
+        except BaseException as error:
+            LOG.info("transaction of %d records to %s: %r", len(records), _positions(offsets), error)
+            raise
+        LOG.info("transaction of %d records to %s: committed", len(records), _positions(offsets))
+
+    Transactions.run = traced  # type: ignore[method-assign]
+
+
+def _logged(function: Callable[..., Any], name: str, words: Callable[[Any], str]) -> Callable[..., Any]:
+    @wraps(function)
+    def logged(self: Any, first: Any, *rest: Any) -> Any:
+        LOG.info("%s %s", name, words(first))
+        result = function(self, first, *rest)
+        if isinstance(result, Mapping):
+            LOG.info("%s: %s", name, _positions(result))
+        return result
+
+    return logged
+
+
+def _words(partitions: Sequence[Any]) -> str:
+    return " ".join(f"{topic.rpartition('.')[2]}/{number}" for topic, number in partitions) or "nothing"
+
+
+def _positions(offsets: Mapping[Any, int]) -> str:
+    return " ".join(f"{topic.rpartition('.')[2]}/{number}@{offset}" for (topic, number), offset in offsets.items())
+
+
+def read_order(line: bytes) -> Order:
+    """The order in a line of JSON."""
+    return msgspec.json.decode(line, type=Order)

@@ -1,0 +1,110 @@
+"""The poll thread against a real Kafka: what a partition remembers of an earlier assignment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+
+from agents.ledger import Partition
+from agents.records import offset_of
+from agents.topics import create_topics
+from agents.transport.flow import Flow
+from agents.transport.poller import Poller
+from agents.worker_config import consumer_config
+from pipeline.errors import TransportError
+from pipeline.settings import KafkaSettings, Settings
+from tests.records import produce
+
+pytestmark = pytest.mark.integration
+
+
+class Heard:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[Partition, list[int]] = {}
+        self.failure: TransportError | None = None
+
+    def on_assigned(self, partitions: list[Partition]) -> None:
+        pass
+
+    def on_revoked(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
+        return {partition: self.offsets[partition][-1] + 1 for partition in partitions if partition in self.offsets}
+
+    def on_lost(self, partitions: list[Partition]) -> None:
+        pass
+
+    def on_messages(self, partition: Partition, messages: tuple[Any, ...]) -> None:
+        self.offsets.setdefault(partition, []).extend(offset_of(message) for message in messages)
+
+    def on_position(self, end_offsets: Mapping[Partition, int]) -> None:
+        pass
+
+    def on_failed(self, error: TransportError) -> None:
+        self.failure = error
+
+
+@pytest.fixture
+def settings(kafka: str, topic_prefix: str) -> Settings:
+    names = KafkaSettings(
+        bootstrap_servers=kafka, topic_prefix=topic_prefix, group_id=topic_prefix, partitions=2, session_timeout_s=6
+    )
+    made = Settings(kafka=names)
+    create_topics(made)
+    return made
+
+
+@pytest.fixture
+def another_member(settings: Settings) -> Iterator[Callable[[], Consumer]]:
+    made: list[Consumer] = []
+
+    def join() -> Consumer:
+        consumer = Consumer(consumer_config(settings))
+        made.append(consumer)
+        consumer.subscribe([settings.kafka.prompts])
+        return consumer
+
+    yield join
+    for consumer in made:
+        consumer.close()
+
+
+def wait_until(condition: Callable[[], bool], busy: Callable[[], object] = lambda: None) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 20 s"
+        busy()
+        time.sleep(0.02)
+
+
+def test_a_partition_that_left_while_its_topic_was_paused_is_fetched_when_it_comes_back(
+    settings: Settings, another_member: Callable[[], Consumer]
+) -> None:
+    topic = settings.kafka.prompts
+    flow, heard = Flow(max_records=100, max_bytes=1_000_000), Heard()
+    poller = Poller(consumer_config(settings), {topic: flow})
+    poller.begin(heard)
+    try:
+        wait_until(lambda: len(poller.assignment) == 2)
+        produce(settings, topic, [(f"k{i}", b"fills the flow") for i in range(100)])
+        wait_until(lambda: flow.full)
+        other = another_member()
+        wait_until(lambda: len(poller.assignment) == 1, lambda: other.poll(0.02))
+        give_all_back(flow)
+        other.close()
+        wait_until(lambda: len(poller.assignment) == 2)
+        # So few that the topic is not paused and resumed again, which would heal it.
+        produce(settings, topic, [(f"k{i}", b"one") for i in range(20)])
+        wait_until(lambda: sum(map(len, map(set, heard.offsets.values()))) == 120)
+    finally:
+        poller.stop()
+    assert heard.failure is None
+
+
+def give_all_back(flow: Flow) -> None:
+    while flow.records > 0:
+        flow.give_back(0)
