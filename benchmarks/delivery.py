@@ -57,6 +57,7 @@ class InstantEngine:
     """Answers every request at once."""
 
     models = (MODEL,)
+    runs = 0
 
     def __init__(self) -> None:
         self.metrics = Metrics()

@@ -130,7 +130,7 @@ class Hop:
     def on_lost(self, partitions: list[Partition]) -> None:
         raise SystemExit(f"lost {partitions} in a benchmark")
 
-    def on_position(self, end_offsets: Mapping[Partition, int]) -> None:
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
         pass
 
     def on_failed(self, error: TransportError) -> None:
