@@ -181,7 +181,7 @@ class TextGeneration:
             # The session's buffer is written again by the next half of a divided batch.
             return list(logits if len(chosen) == len(sequences) else logits.copy())
 
-        rows = run_isolated(step, range(len(sequences)))
+        rows = run_isolated(step, range(len(sequences)), neighbours=True)
         if any(isinstance(row, SessionError) for row in rows):
             self._probe()
         return rows

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,17 +33,34 @@ def test_a_failure_that_passes_is_retried_and_nobody_notices() -> None:
     assert run_isolated(run, [1, 2, 3]) == [1, 2, 3]
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=40))
-def test_exactly_the_culprits_fail_and_runs_are_of_neighbours(poisoned: list[bool]) -> None:
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())
+def test_exactly_the_culprits_fail(poisoned: list[bool], neighbours: bool) -> None:
     def run(items: Sequence[int]) -> list[int]:
-        assert list(items) == list(range(items[0], items[0] + len(items)))
+        if neighbours:
+            assert list(items) == list(range(items[0], items[0] + len(items)))
         if any(poisoned[item] for item in items):
             raise SessionError("poison")
         return list(items)
 
-    results = run_isolated(run, range(len(poisoned)))
+    results = run_isolated(run, range(len(poisoned)), neighbours=neighbours)
     assert [isinstance(result, SessionError) for result in results] == poisoned
     assert [result for result in results if isinstance(result, int)] == [i for i, bad in enumerate(poisoned) if not bad]
+
+
+@pytest.mark.parametrize("culprit", range(64))
+def test_one_culprit_among_64_costs_at_most_8_more_runs(culprit: int) -> None:
+    runs = 0
+
+    def run(items: Sequence[int]) -> list[int]:
+        nonlocal runs
+        runs += 1
+        if culprit in items:
+            raise SessionError("poison")
+        return list(items)
+
+    results = run_isolated(run, range(64))
+    assert isinstance(results[culprit], SessionError)
+    assert runs - 1 <= math.log2(64) + 2
 
 
 def test_fewer_results_than_records_is_a_failure_not_a_shift() -> None:
