@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agents.topics import client_config
 
 if TYPE_CHECKING:
-    from pipeline.settings import Settings
+    from pipeline.settings import KafkaSettings, Settings
 
 __all__ = ["consumer_config", "producer_config", "transaction_config"]
 
@@ -34,15 +34,24 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "receive.message.max.bytes": 2 * largest,
         **client_config(settings),
         "group.id": settings.kafka.group_id,
-        "session.timeout.ms": int(settings.kafka.session_timeout_s * 1_000),
-        "heartbeat.interval.ms": int(settings.kafka.session_timeout_s * 1_000 / 4),
-        "partition.assignment.strategy": "cooperative-sticky",
+        **_membership(settings.kafka),
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "isolation.level": "read_committed",
         "logger": LIBRARY_LOG,
     }
+
+
+def _membership(kafka: KafkaSettings) -> dict[str, Any]:
+    config: dict[str, Any] = {"group.protocol": kafka.group_protocol}
+    if kafka.group_protocol == "classic":  # in the new protocol the broker decides all of these
+        config["session.timeout.ms"] = int(kafka.session_timeout_s * 1_000)
+        config["heartbeat.interval.ms"] = int(kafka.session_timeout_s * 1_000 / 4)
+        config["partition.assignment.strategy"] = "cooperative-sticky"
+    if kafka.group_instance_id:
+        config["group.instance.id"] = kafka.group_instance_id
+    return config
 
 
 def transaction_config(settings: Settings) -> dict[str, Any]:

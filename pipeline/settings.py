@@ -51,6 +51,8 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     replication_factor: Positive = 1
     max_message_bytes: Annotated[int, Meta(ge=1_024, le=100 * MEBIBYTE)] = 20 * MEBIBYTE
     session_timeout_s: Annotated[float, Meta(ge=6, le=300)] = 10.0
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    group_instance_id: str = ""
     delivery_timeout_s: PositiveSeconds = 120.0
     transaction_timeout_s: Annotated[float, Meta(ge=1, le=900)] = 60.0
     schema_registry_url: str = ""

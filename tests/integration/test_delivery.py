@@ -131,6 +131,19 @@ async def test_two_workers_share_the_partitions_and_repeat_nothing(settings: Set
     assert max(sources(found).values()) == 1
 
 
+async def test_the_new_group_protocol_serves_too(settings: Settings, tmp_path: Path) -> None:
+    mine = replace(settings, kafka=replace(settings.kafka, group_protocol="consumer", group_instance_id="worker-1"))
+    app = create_app(mine, Engine(mine, [fake_generator(tmp_path)], backend=FakeBackend()))
+    try:
+        await app.start()
+        sent = produce(mine, mine.kafka.prompts, [(f"k{i}", b"hello") for i in range(100)])
+        found = await outcomes(mine, mine.kafka.prompt_results, sent)
+    finally:
+        await app.stop()
+    assert len(found) == sent
+    assert await asyncio.to_thread(committed, mine, mine.kafka.prompts) >= sent
+
+
 async def test_a_stalled_topic_does_not_hold_up_the_other(settings: Settings, start_app: StartApp) -> None:
     stop = False
 
