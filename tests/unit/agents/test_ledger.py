@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from agents.ledger import Ledger, Partition, PartitionLedger
 
@@ -153,3 +160,12 @@ class OneLedgerAgainstASimpleModel(RuleBasedStateMachine):
 
 
 TestLedgerAgainstModel = OneLedgerAgainstASimpleModel.TestCase
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(3_600)
+def test_ten_thousand_sequences_find_no_difference_from_the_model() -> None:
+    run_state_machine_as_test(
+        OneLedgerAgainstASimpleModel,
+        settings=hypothesis.settings(max_examples=10_000, stateful_step_count=40, deadline=None, database=None),
+    )
