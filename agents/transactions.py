@@ -88,7 +88,8 @@ class Transactions:
     def close(self) -> None:
         """Let go of what is queued; an open transaction times out at the broker."""
         self._producer.purge()
-        self._producer.flush(0)
+        with suppress(KafkaException):  # a fenced producer refuses even this, and its worker must end by its own reason
+            self._producer.flush(0)
 
     def _produce(self, records: Sequence[OutgoingRecord]) -> None:
         deadline = time.monotonic() + self._timeout_s
