@@ -69,7 +69,7 @@ class Brokers:
 
     async def leaders(self, topics: Collection[str]) -> dict[tuple[str, int], int]:
         """The node that leads each partition of ``topics``; -1 while there is none."""
-        found = await asyncio.to_thread(self._admin.list_topics, None, REQUEST_TIMEOUT_S)
+        found = await asyncio.to_thread(self._admin.list_topics, timeout=REQUEST_TIMEOUT_S)
         return {
             (name, number): int(partition.leader)
             for name in topics

@@ -13,6 +13,7 @@ __all__ = ["Seen", "committed_offsets", "end_offsets", "read_topic"]
 
 READ_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 30.0
+RETRY_S = 0.5
 
 
 class Seen(NamedTuple):
@@ -58,20 +59,27 @@ def read_topic(servers: str, topic: str, partitions: int) -> Iterator[Seen]:
 
 
 def end_offsets(servers: str, topic: str, partitions: int) -> dict[tuple[str, int], int]:
-    """The offset that the next record of each partition gets."""
+    """The offset that the next record of each partition gets. Raises KafkaException when nobody knows it for long."""
     consumer = _consumer(servers, {})
     try:
-        ends = {}
-        for number in range(partitions):
-            _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), REQUEST_TIMEOUT_S)
-            ends[topic, number] = int(end)
-        return ends
+        return {(topic, number): _end_offset(consumer, TopicPartition(topic, number)) for number in range(partitions)}
     finally:
         consumer.close()
 
 
+def _end_offset(consumer: Consumer, partition: TopicPartition) -> int:
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(partition, REQUEST_TIMEOUT_S)[1])
+        except KafkaException:  # its leader is moving
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_S)
+
+
 def committed_offsets(servers: str, group: str, names: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
-    """What the group has committed; 0 where it has nothing."""
+    """What the group has committed, 0 where it has nothing; empty while nobody can tell."""
     consumer = _consumer(servers, {"group.id": group})
     try:
         found = consumer.committed([TopicPartition(*name) for name in names], timeout=REQUEST_TIMEOUT_S)
