@@ -73,6 +73,8 @@ def serve(order: Order) -> int:
     except MillraceError as error:
         LOG.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 - as the command prints it
         return 1
+    except KeyboardInterrupt:  # before it had handlers of its own; the command ends so, too
+        return 1
 
 
 def _log_to_stderr(obedience: Obedience) -> None:
