@@ -165,7 +165,7 @@ class Delivery(Service):  # type: ignore[misc]
                 await asyncio.wait(tasks, timeout=timeout_s)
             await asyncio.wait_for(self._last_commit(), LAST_COMMIT_TIMEOUT_S)
         except (TransportError, TimeoutError) as error:
-            LOG.warning("the last commit was not made: %s", error or "Kafka did not answer in time")
+            LOG.warning("the last commit was not made: %s", str(error) or "Kafka did not answer in time")
         return self._ledger.unsettled() + self._outbox.held
 
     async def leave(self) -> None:

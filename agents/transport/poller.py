@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -34,6 +34,7 @@ WAIT_S = 0.02
 POSITION_INTERVAL_S = 1.0
 FAR_POSITION_INTERVAL_S = 10.0
 POSITION_TIMEOUT_S = 0.5
+UNKNOWN = (-1, -1)
 METADATA_TIMEOUT_S = 15.0
 PASSING_ERRORS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 
@@ -253,8 +254,8 @@ class Poller(threading.Thread):
         try:
             found = self._consumer.get_watermark_offsets(TopicPartition(*partition), POSITION_TIMEOUT_S, cached)
         except KafkaException:
-            return -1, -1
-        return found or (-1, -1)
+            return UNKNOWN
+        return cast("tuple[int, int] | None", found) or UNKNOWN  # None after a timeout, whatever its types say
 
     def _start(self, partition: Partition, low: int) -> int:
         """The committed offset that this assignment started from, or the beginning where nothing was committed."""
