@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
+import numpy as np
 from msgspec import Struct
 from tokenizers import Tokenizer
 
@@ -13,12 +15,13 @@ from pipeline.runtime.session import DecoderSession
 from schemas.messages import ChatMessage
 from tools.tiny.bpe import END, render, special_id
 
-__all__ = ["Answer", "answer", "answer_figures"]
+__all__ = ["Answer", "answer", "answer_figures", "copied_share", "known_share"]
 
 MAX_TOKENS = 96
 REPEATED_WORDS = 4
 HAN = re.compile(r"[\u4e00-\u9fff]")
-ORDER = re.compile(r"(?<!\d)\d{5}(?!\d)")
+ASK_ORDER = ("When will order {} arrive?", "订单{}什么时候到？", "Cancel order {}.", "请帮我取消订单{}，不想要了。")
+ALIKE = 0.6
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -42,19 +45,28 @@ def answer_figures(answers: Sequence[Answer]) -> dict[str, float]:
 
     Returns:
         ``answers_ended``: closed by the model itself; ``answers_in_language``: Chinese to Chinese, English to English;
-        ``answers_without_loops``: no stretch of words (Chinese: characters) comes four times in a row;
-        ``order_numbers_copied``: of the answers that name an order when the question did, those that name it right.
+        ``answers_without_loops``: no stretch of words (Chinese: characters) comes four times in a row.
     """
-    named = [(ORDER.findall(a.question), ORDER.findall(a.text)) for a in answers]
-    copies = [asked[0] in given for asked, given in named if asked and given]
     return {
         "answers_ended": _share([a.ended for a in answers]),
         "answers_in_language": _share([bool(HAN.search(a.question)) == bool(HAN.search(a.text)) for a in answers]),
         "answers_without_loops": _share([not _loops(a.text) for a in answers]),
-        "order_numbers_copied": _share(copies),
-        "order_numbers_named": float(len(copies)),
         "answers": float(len(answers)),
     }
+
+
+def known_share(answers: Sequence[Answer], written: Sequence[str]) -> float:
+    """The share of answers that are mostly as ``written``: a similarity (difflib's ratio) over 0.6."""
+    ratios = [SequenceMatcher(None, a.text, b).ratio() for a, b in zip(answers, written, strict=True)]
+    return _share([ratio > ALIKE for ratio in ratios])
+
+
+def copied_share(decoder: DecoderSession, tokenizer: Tokenizer, rng: np.random.Generator, count: int) -> float:
+    """The share of ``count`` order numbers, new to the model, that come back right in the answer."""
+    numbers = [str(rng.integers(10_000, 100_000)) for _ in range(count)]
+    asked = [ASK_ORDER[i % len(ASK_ORDER)].format(number) for i, number in enumerate(numbers)]
+    given = [answer(decoder, tokenizer, question).text for question in asked]
+    return _share([number in text for number, text in zip(numbers, given, strict=True)])
 
 
 def _share(facts: Sequence[bool]) -> float:

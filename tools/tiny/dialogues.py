@@ -17,7 +17,7 @@ from pipeline.models.recipe import make_variant
 from pipeline.runtime.onnx import OnnxBackend
 from pipeline.runtime.session import CacheLayout, DecoderSession
 from pipeline.settings import RuntimeSettings
-from tools.tiny.answers import Answer, answer, answer_figures
+from tools.tiny.answers import Answer, answer, answer_figures, copied_share, known_share
 from tools.tiny.bpe import ASSISTANT, CHAT_TEMPLATE, END, USER, render, special_id, train_tokenizer
 from tools.tiny.corpus import Dialogue, draw, messages_of, read_split
 from tools.tiny.gpt2 import Recipe, train_gpt2
@@ -44,6 +44,7 @@ def build_dialogues(folder: Path, say: Callable[[str], None]) -> tuple[ModelCard
     onnx.save(build_decoder(spec, weights, "fp32"), folder / "fp32.onnx")
     onnx.save(build_decoder(spec, weights, "int8"), folder / "int8.onnx")
     measured, answers = _measure(folder, spec, tokenizer, split.held_out)
+    measured |= _known(_open(folder / "int8.onnx", spec, 1), tokenizer, split.train)
     int8, fp32 = measured["answer_perplexity"], measured["fp32_answer_perplexity"]
     say(f"  perplexity of held-out answers: int8 {int8}, fp32 {fp32}")
     (folder / "fp32.onnx").unlink()
@@ -72,6 +73,15 @@ def _measure(
     figures |= answer_figures(ours)
     figures["answers_equal_to_fp32"] = round(sum(map(_same, full, ours)) / len(ours), 4)
     return figures, ours
+
+
+def _known(decoder: DecoderSession, tokenizer: Tokenizer, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """How well it answers what it was taught."""
+    rng = np.random.default_rng(HELD_OUT_SEED)
+    taught = [messages_of(dialogue, rng) for dialogue in dialogues]
+    answers = [answer(decoder, tokenizer, messages[0].content) for messages in taught]
+    known = known_share(answers, [messages[1].content for messages in taught])
+    return {"known_questions_answered": known, "order_numbers_copied": copied_share(decoder, tokenizer, rng, 100)}
 
 
 def _same(one: Answer, other: Answer) -> bool:

@@ -26,7 +26,11 @@ BETAS = (0.9, 0.95)
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
-    """The numbers of the model and of its training. ``noise`` is the share of input tokens that are replaced."""
+    """The numbers of the model and of its training.
+
+    They were compared on a ninth of the training dialogues: ``noise``, the share of input tokens that are replaced,
+    keeps the model from learning by heart better than ``dropout`` does.
+    """
 
     layers: int = 4
     hidden: int = 192
@@ -37,9 +41,10 @@ class Recipe(Struct, frozen=True, kw_only=True):
     rows: int = 12
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
-    dropout: float = 0.1
+    dropout: float = 0.0
     warmup: int = 100
     noise: float = 0.1
+    init_std: float = 0.06
     seed: int = 7
 
 
@@ -85,6 +90,7 @@ def _config(recipe: Recipe) -> Any:
         embd_pdrop=recipe.dropout,
         resid_pdrop=recipe.dropout,
         attn_pdrop=0.0,
+        initializer_range=recipe.init_std,
         bos_token_id=0,
         eos_token_id=0,
     )
