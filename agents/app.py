@@ -16,6 +16,7 @@ from agents.ledger import Ledger
 from agents.outbox import AtLeastOnceOutbox, Outbox
 from agents.publisher import Publisher
 from agents.serving import Route, Server
+from agents.topics import DEAD_LETTER_FACTOR
 from agents.transactions import ExactlyOnceOutbox, Transactions
 from agents.transport.driver import BatchApp
 from agents.transport.flow import Flow
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["InferenceApp", "create_app"]
 
 CLOSE_TIMEOUT_S = 2.0
+LETTER_ROOM_BYTES = 65_536
+"""For Kafka's framing of a record in a batch of its own, generously."""
 
 
 class InferenceApp(BatchApp):
@@ -101,6 +104,7 @@ class InferenceApp(BatchApp):
                 _routes(self.millrace),
                 dead_letters=kafka.dead_letters,
                 worker=f"{platform.node()}-{os.getpid()}",
+                max_letter_bytes=DEAD_LETTER_FACTOR * kafka.max_message_bytes - LETTER_ROOM_BYTES,
             ),
             ledger=ledger,
             outbox=self.outbox,

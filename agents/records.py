@@ -13,10 +13,12 @@ from schemas.records import Header, RawRecord
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-__all__ = ["offset_of", "place", "raw_record", "record_size"]
+__all__ = ["UNREADABLE_HEADERS", "offset_of", "place", "raw_record", "record_size"]
 
 ENVELOPE_BYTES = 256
-"""What a record costs in memory beside its key and value, roughly."""
+"""What a record costs in memory beside its key, value and headers, roughly."""
+UNREADABLE_HEADERS: tuple[Header, ...] = (("millrace.unreadable-headers", None),)
+"""Stands for headers whose names are not UTF-8: confluent-kafka cannot hand them over."""
 
 
 def raw_record(message: Message) -> RawRecord:
@@ -29,8 +31,15 @@ def raw_record(message: Message) -> RawRecord:
         timestamp_ms=message.timestamp()[1],
         key=message.key(),
         value=message.value(),
-        headers=tuple(cast("list[Header]", message.headers() or ())),
+        headers=_headers(message),
     )
+
+
+def _headers(message: Message) -> tuple[Header, ...]:
+    try:
+        return tuple(cast("list[Header]", message.headers() or ()))
+    except (SystemError, UnicodeDecodeError):
+        return UNREADABLE_HEADERS
 
 
 def place(message: Message) -> tuple[str, int]:
@@ -45,4 +54,5 @@ def offset_of(message: Message) -> int:
 
 def record_size(message: Message) -> int:
     """Bytes that ``message`` holds in memory."""
-    return ENVELOPE_BYTES + len(message.value() or b"") + len(message.key() or b"")
+    headers = sum(len(name) + len(value or b"") for name, value in _headers(message))
+    return ENVELOPE_BYTES + len(message.value() or b"") + len(message.key() or b"") + headers

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agents.publisher import OutgoingRecord
-from schemas.dead_letters import dead_letter
-from schemas.errors import RecordError, RegistryError
+from agents.records import UNREADABLE_HEADERS
+from schemas.dead_letters import PREFIX, dead_letter
+from schemas.errors import DecodeError, RecordError, RegistryError
 from schemas.limits import MAX_KEY_BYTES
 from schemas.outcomes import encode_outcome, encode_token, error_outcome
 
@@ -60,28 +62,41 @@ class Server:
         routes: by input topic.
         dead_letters: topic of the records that cannot be served.
         worker: this worker's name, for dead letters.
+        max_letter_bytes: the largest dead letter that its topic takes, uncompressed.
 
     Attributes:
         waits: how often a record had to wait for the schema registry.
     """
 
-    def __init__(self, engine: SubmitsRequests, routes: Mapping[str, Route], *, dead_letters: str, worker: str) -> None:
+    def __init__(
+        self,
+        engine: SubmitsRequests,
+        routes: Mapping[str, Route],
+        *,
+        dead_letters: str,
+        worker: str,
+        max_letter_bytes: int,
+    ) -> None:
         self._engine = engine
         self._routes = dict(routes)
         self._dead_letters = dead_letters
         self._worker = worker
+        self._max_letter_bytes = max_letter_bytes
         self.waits = 0
 
     async def serve(self, record: RawRecord, emit: Callable[[TokenPiece], None]) -> Reply:
         """The reply to ``record``. Raises EngineError when it must stay uncommitted."""
         request: InferenceRequest | None = None
         try:
+            if record.headers is UNREADABLE_HEADERS:
+                raise DecodeError("a header's name is not UTF-8. Headers are named in UTF-8.", where="headers")
             request = await self._decode(self._routes[record.topic], record)
             return Reply(await self._engine.submit(request, emit=emit), None)
         except RecordError as error:
             outcome = error_outcome(record, error, request, error.model, now_ms=time.time_ns() // 1_000_000)
             letter = dead_letter(record, error, self._worker)
-            return Reply(outcome, OutgoingRecord(self._dead_letters, letter.key, letter.value, list(letter.headers)))
+            outgoing = OutgoingRecord(self._dead_letters, letter.key, letter.value, list(letter.headers))
+            return Reply(outcome, _fitting(outgoing, self._max_letter_bytes))
 
     def encode(self, record: RawRecord, reply: Reply) -> list[OutgoingRecord]:
         """The records to publish for ``reply``: the dead letter, if there is one, before the outcome."""
@@ -104,6 +119,18 @@ class Server:
                 self.waits += 1
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
+
+
+def _fitting(letter: OutgoingRecord, max_bytes: int) -> OutgoingRecord:
+    """``letter``, or what is left of one that no topic would take: a record may unpack to far more than it came as."""
+    headers = [(name, value or b"") for name, value in letter.headers]
+    size = len(letter.key or b"") + len(letter.value or b"") + sum(len(name) + len(value) for name, value in headers)
+    if size <= max_bytes:
+        return letter
+    digest = hashlib.sha256(letter.value or b"").hexdigest()
+    note = f"{size:,} bytes unpacked, more than {max_bytes:,}; the value's SHA-256 is {digest}"
+    kept = [header for header in letter.headers if header[0].startswith(PREFIX)]
+    return OutgoingRecord(letter.topic, None, None, [("millrace.omitted", note.encode()), *kept])
 
 
 def encode_piece(topic: str, key: bytes | None, piece: TokenPiece) -> OutgoingRecord:

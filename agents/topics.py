@@ -23,7 +23,7 @@ from agents.broker import EmbeddedBroker
 from pipeline.errors import BrokerError, TransportError
 from pipeline.settings import KafkaSettings, Settings
 
-__all__ = ["client_config", "create_topics", "delete_topics"]
+__all__ = ["DEAD_LETTER_FACTOR", "client_config", "create_topics", "delete_topics"]
 
 TIMEOUT_S = 30.0
 POLL_S = 0.02

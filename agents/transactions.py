@@ -16,12 +16,12 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from agents.daemon import DaemonThread
 from agents.outbox import note
 from pipeline.errors import TransportError
 
@@ -37,6 +37,7 @@ __all__ = ["ExactlyOnceOutbox", "Transactions"]
 
 LOG = logging.getLogger("millrace.transactions")
 OPEN_TIMEOUT_S = 30.0
+MIN_STEP_S = 1.0
 
 
 class AbortedError(Exception):
@@ -48,13 +49,14 @@ class Transactions:
 
     Args:
         config: librdkafka settings with a ``transactional.id`` of this process's own.
-        timeout_s: bound of each of the four steps.
+        timeout_s: bound of one whole transaction.
     """
 
     def __init__(self, config: Mapping[str, Any], *, timeout_s: float) -> None:
         self._producer = Producer(dict(config))
         self._servers = config.get("bootstrap.servers", "")
         self._timeout_s = timeout_s
+        self._deadline = 0.0
 
     def open(self) -> None:
         """Register the transactional id. Raises TransportError."""
@@ -73,13 +75,14 @@ class Transactions:
             AbortedError: neither; try again with fresh metadata.
             TransportError: the producer is fenced or broken; the worker must end.
         """
+        self._deadline = time.monotonic() + self._timeout_s
         try:
             # 1. Begin.
             self._producer.begin_transaction()
             # 2. Produce.
             self._produce(records)
             # 3. Offsets, with the membership that fences zombies.
-            self._producer.send_offsets_to_transaction(_positions(offsets), metadata, self._timeout_s)
+            self._producer.send_offsets_to_transaction(_positions(offsets), metadata, self._left_s())
             # 4. Commit: flushes, and fails unless every record was delivered.
             self._commit()
         except KafkaException as error:
@@ -92,10 +95,9 @@ class Transactions:
             self._producer.flush(0)
 
     def _produce(self, records: Sequence[OutgoingRecord]) -> None:
-        deadline = time.monotonic() + self._timeout_s
         for record in records:
             while not self._try_produce(record):
-                if time.monotonic() > deadline:
+                if time.monotonic() > self._deadline:
                     raise TransportError(f"Kafka has taken none of a transaction's records for {self._timeout_s:g} s.")
                 self._producer.poll(0.05)
 
@@ -106,14 +108,16 @@ class Transactions:
             return False
         return True
 
+    def _left_s(self) -> float:
+        return max(MIN_STEP_S, self._deadline - time.monotonic())
+
     def _commit(self) -> None:
         """Commit; what timed out is the same commit still, so it is asked again rather than aborted."""
-        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                self._producer.commit_transaction(max(0.1, deadline - time.monotonic()))
+                self._producer.commit_transaction(self._left_s())
             except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
+                if not error.args[0].retriable() or time.monotonic() > self._deadline:
                     raise
             else:
                 return
@@ -124,9 +128,14 @@ class Transactions:
         if reason.fatal():
             raise TransportError(f"the transactional producer cannot go on: {reason.str()}") from error
         try:
-            self._producer.abort_transaction(self._timeout_s)
+            self._producer.abort_transaction(self._left_s())
         except KafkaException as second:
             raise TransportError(f"a transaction could not be aborted: {second} (after: {reason.str()})") from second
+        if reason.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            raise TransportError(
+                f"a transaction holds a record that its topic does not take: {reason.str()}. Raise max.message.bytes "
+                "of the results and dead letter topics: `millrace topics` sets it as kafka.max_message_bytes asks."
+            ) from error
         raise AbortedError(reason.str()) from error
 
 
@@ -170,7 +179,7 @@ class ExactlyOnceOutbox:
         self._held: defaultdict[Partition, dict[int, Held]] = defaultdict(dict)
         self._count = 0
         self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-transactions")
+        self._thread = DaemonThread("kafka-transactions")
         self._full = asyncio.Event()
 
     @property
@@ -226,10 +235,12 @@ class ExactlyOnceOutbox:
             for held in dropped.values():
                 held.closed(False)
 
-    async def close(self, timeout_s: float) -> None:  # noqa: ARG002 - a last commit has been made
-        """Let go of the producer."""
-        await self._blocking(self._transactions.close)
-        self._thread.shutdown()
+    async def close(self, timeout_s: float) -> None:
+        """Let go of the producer; a transaction that still waits for Kafka is left to time out at the broker."""
+        try:
+            await asyncio.wait_for(self._blocking(self._transactions.close), timeout_s)
+        except TimeoutError:
+            LOG.warning("left a transaction unfinished: Kafka does not answer")
 
     async def _transact(self, offsets: Mapping[Partition, int], metadata: Any) -> None:
         taken = [(p, o, held) for p, end in offsets.items() for o, held in self._held[p].items() if o < end]
@@ -249,4 +260,4 @@ class ExactlyOnceOutbox:
                 held.closed(True)
 
     async def _blocking(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        return await asyncio.wrap_future(self._thread.submit(function, *args))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["consumer_config", "producer_config", "transaction_config"]
 
 LIBRARY_LOG = logging.getLogger("millrace.kafka")
+# A fresh broker says so for a moment; librdkafka tries again by itself and speaks up if it lasts.
+LIBRARY_LOG.addFilter(lambda line: "Coordinator load in progress" not in line.getMessage())
 PREFETCH_KIB = 16 * 1024
 LARGEST_MESSAGE = 1_000_000_000
 
@@ -31,7 +33,8 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "fetch.wait.max.ms": 100,
         "fetch.message.max.bytes": largest,
         "fetch.max.bytes": largest,
-        "receive.message.max.bytes": 2 * largest,
+        # librdkafka also refuses to unpack a batch beyond this, and a record that cannot be unpacked can't be answered.
+        "receive.message.max.bytes": LARGEST_MESSAGE,
         **client_config(settings),
         "group.id": settings.kafka.group_id,
         **_membership(settings.kafka),

@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from pipeline.errors import MillraceError
+from schemas.images import sniff_image
 
 __all__ = ["IMAGE_SUFFIXES", "Payload", "PayloadError", "read_images", "read_prompts"]
 
@@ -77,6 +78,8 @@ def _line_prompts(file: Path) -> Iterator[Payload]:
         with nullcontext(sys.stdin.buffer) if file == STDIN else file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
+                if sniff_image(line) or b"\0" in line:
+                    raise PayloadError(f"{_name(file)}: not text. Images go with `send images`.")
                 if text:
                     yield Payload(name=f"{_name(file)}:{number}", value=text)
     except OSError as error:

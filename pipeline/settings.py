@@ -54,7 +54,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     group_protocol: Literal["classic", "consumer"] = "classic"
     group_instance_id: str = ""
     delivery_timeout_s: PositiveSeconds = 120.0
-    transaction_timeout_s: Annotated[float, Meta(ge=1, le=900)] = 60.0
+    transaction_timeout_s: Annotated[float, Meta(ge=1, le=900)] = 30.0
     schema_registry_url: str = ""
     schema_registry_client: dict[str, str] = {}
     client: dict[str, str] = {}
@@ -180,6 +180,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     broker: BrokerSettings = BrokerSettings()
 
 
+_SECTION_PREFIXES = tuple(f"MILLRACE_{field.upper()}_" for field in Settings.__struct_fields__)
+
+
 def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
@@ -220,6 +223,11 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str, st
         if variable.startswith("MILLRACE_") and "__" in variable:
             section, _, key = variable.removeprefix("MILLRACE_").lower().partition("__")
             yield section, key, text, variable
+        elif variable.startswith(_SECTION_PREFIXES):
+            raise SettingsError(
+                f"settings: {variable} sets nothing: section and key are joined by two underscores, as in "
+                "MILLRACE_BATCHING__MAX_BATCH_SIZE."
+            )
 
 
 def _field_types(struct: type[Struct]) -> dict[str, Any]:

@@ -232,7 +232,8 @@ class Poller(threading.Thread):
 
     def _check_error(self, message: Message, error: KafkaError) -> None:
         if error.code() not in PASSING_ERRORS and (error.fatal() or not error.retriable()):
-            raise TransportError(f"Kafka refused to deliver from {message.topic() or self._servers}: {error.str()}")
+            where = f"{message.topic()}/{message.partition()}@{message.offset()}" if message.topic() else self._servers
+            raise TransportError(f"Kafka cannot deliver from {where}: {error.str()}.")
 
     def _report_position(self) -> None:
         now = time.monotonic()

@@ -41,5 +41,5 @@ def compare_classifiers(
 
 def _softmax(logits: Floats) -> Floats:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+    shares: Floats = np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
     return shares

@@ -45,7 +45,7 @@ def quantize_blocks(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uin
     scales = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     scales[scales == 0] = 1
     values = np.rint(blocks / scales) + ZERO_POINT
-    return values.astype(np.uint8), scales[..., 0]
+    return values.astype(np.uint8), scales[..., 0].astype(np.float32)
 
 
 def projections_for(precision: Literal["int8", "fp32"], graph: GraphWriter, weights: Weights) -> Projections:

@@ -39,7 +39,10 @@ def _refusal(message: str) -> PrepareError:
 
 def _path(dataref: str) -> Path:
     if "://" in dataref:
-        url = urlsplit(dataref)
+        try:
+            url = urlsplit(dataref)
+        except ValueError as error:
+            raise _refusal(f"dataref is no URL: {error}") from error
         if url.scheme != "file" or url.netloc not in {"", "localhost"}:
             raise _refusal("dataref must be an absolute path or a file:// URL on this machine")
         dataref = unquote(url.path)

@@ -71,3 +71,10 @@ def test_a_named_file_is_sent_whatever_its_suffix(tmp_path: Path) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PayloadError, match=r"no file in this folder ends with \.jpg"):
         list(read_images((tmp_path,)))
+
+
+def test_a_picture_is_not_sent_as_lines_of_text(tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(PayloadError, match="send images"):
+        list(read_prompts((picture,)))

@@ -130,3 +130,8 @@ def test_every_topic_bears_the_prefix() -> None:
         "x.tokens",
         "x.dead-letters",
     )
+
+
+def test_a_variable_with_one_underscore_too_few_is_refused() -> None:
+    with pytest.raises(SettingsError, match="two underscores"):
+        load_settings(environ={"MILLRACE_BATCHING_MAX_BATCH_SIZE": "3"})
