@@ -61,7 +61,10 @@ def serve(order: Order) -> int:
     obedience.begin()
     random.seed()  # or every fork draws the same
     _trace()
-    models = [fake_generator(Path(order.folder)), fake_classifier(Path(order.folder))]
+    # A folder of its own: a model's files must not be written anew while another worker reads them.
+    folder = Path(order.folder, f"{order.name}.models")
+    folder.mkdir(exist_ok=True)
+    models = [fake_generator(folder), fake_classifier(folder)]
     backend = FakeBackend(fault=obedience.fault)
 
     def create_app(settings: Settings) -> agents.app.InferenceApp:
