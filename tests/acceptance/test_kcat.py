@@ -84,3 +84,15 @@ def test_a_broken_png_sent_by_kcat_gets_an_error_and_a_dead_letter_with_its_byte
     assert outcome["error"]["message"]
     letter = kcat(servers, "-C", "-t", kafka_settings.dead_letters, "-o", "beginning", "-c", "1", "-D", "")
     assert letter == broken
+
+
+def test_a_header_whose_name_is_not_utf8_costs_only_its_own_record(
+    start_worker: StartWorker, kafka_settings: KafkaSettings
+) -> None:
+    start_worker()
+    servers = kafka_settings.bootstrap_servers
+    command = [b"kcat", b"-P", b"-b", servers.encode(), b"-t", kafka_settings.prompts.encode(), b"-p", b"0"]
+    subprocess.run([*command, b"-H", b"\xff\xfe=x"], input=b"bad\n", check=True, timeout=30)
+    subprocess.run(command, input=b"Hello\n", check=True, timeout=30)
+    outcomes = read_outcomes(servers, kafka_settings.prompt_results, 2)
+    assert sorted(outcome["status"] for outcome in outcomes) == ["error", "ok"]
