@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, Producer
 
 from agents.app import create_app
 from agents.topics import create_topics
-from benchmarks.harness import arguments, broker, in_turn, report, run_alone
+from benchmarks.harness import arguments, broker, consumed_rate, in_turn, report, run_alone
 from pipeline.errors import EngineError
 from pipeline.metrics import Metrics
 from pipeline.settings import KafkaSettings, Settings, WorkerSettings
@@ -117,15 +117,7 @@ def read(settings: Settings, count: int) -> float:
             "fetch.wait.max.ms": 20,
         }
     )
-    consumer.subscribe([settings.kafka.prompt_results])
-    seen, start = 0, 0.0
-    while seen < count:
-        if messages := consumer.consume(1, 1.0):
-            start = start or time.perf_counter()
-            seen += len(messages) + len(consumer.consume(1_000, 0))
-    rate = seen / (time.perf_counter() - start)
-    consumer.close()
-    return rate
+    return consumed_rate(consumer, settings.kafka.prompt_results, count)
 
 
 if __name__ == "__main__":

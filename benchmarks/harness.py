@@ -14,18 +14,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from confluent_kafka import Consumer
 from rich.console import Console
 from rich.table import Table
 
 from agents.broker import EmbeddedBroker
 from pipeline.settings import BrokerSettings
 
-__all__ = ["Arguments", "arguments", "broker", "in_turn", "report", "run_alone"]
+__all__ = ["Arguments", "arguments", "broker", "consumed_rate", "in_turn", "report", "run_alone"]
 
 PACKAGES = ("confluent-kafka", "faust-streaming", "aiokafka", "onnxruntime-gpu", "numpy")
 
@@ -72,6 +74,19 @@ def in_turn(sides: Mapping[str, Callable[[], float]], runs: int) -> dict[str, fl
             found[name].append(side())
             sys.stderr.write(f"run {number + 1} of {runs}: {name} {found[name][-1]:,.0f}\n")
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def consumed_rate(consumer: Consumer, topic: str, count: int) -> float:
+    """Records per second that ``consumer`` takes from ``topic``, first to ``count``-th; it is closed after that."""
+    consumer.subscribe([topic])
+    seen, start = 0, 0.0
+    while seen < count:
+        if messages := consumer.consume(1, 1.0):
+            start = start or time.perf_counter()
+            seen += len(messages) + len(consumer.consume(1_000, 0))
+    rate = seen / (time.perf_counter() - start)
+    consumer.close()
+    return rate
 
 
 def report(

@@ -26,7 +26,7 @@ from agents.transport.driver import BatchApp
 from agents.transport.flow import Flow
 from agents.transport.poller import Poller
 from agents.worker_config import consumer_config
-from benchmarks.harness import arguments, broker, in_turn, report, run_alone
+from benchmarks.harness import arguments, broker, consumed_rate, in_turn, report, run_alone
 from pipeline.errors import TransportError
 from pipeline.settings import KafkaSettings, Settings
 
@@ -194,15 +194,7 @@ def bare(servers: str, count: int) -> float:
     """confluent-kafka's consumer alone: the ceiling."""
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=servers, group_id=uuid.uuid4().hex))
     consumer = Consumer(consumer_config(settings))
-    consumer.subscribe(["bench"])
-    seen, start = 0, 0.0
-    while seen < count:
-        if messages := consumer.consume(1, 1.0):
-            start = start or time.perf_counter()
-            seen += len(messages) + len(consumer.consume(1_000, 0))
-    rate = seen / (time.perf_counter() - start)
-    consumer.close()
-    return rate
+    return consumed_rate(consumer, "bench", count)
 
 
 if __name__ == "__main__":
