@@ -16,8 +16,9 @@ import msgspec
 from rich.console import Console
 
 from tests.chaos.faults import FAULTS
+from tests.chaos.plan import MODES, Plan
 from tests.chaos.report import as_json, show
-from tests.chaos.run import MODES, Plan, run
+from tests.chaos.run import run
 
 __all__ = ["main"]
 
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         modes=tuple(options.modes),
         kinds=tuple(options.faults),
         workers=options.workers,
+        brokers=options.brokers,
+        group_protocol=options.group_protocol,
+        static_members=options.static_members,
         debug=options.debug,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped on the way out
@@ -53,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="what the faults and the records are drawn from")
     parser.add_argument("--rate", type=float, default=250.0, help="records a second")
     parser.add_argument("--workers", type=int, default=3, help="how many are kept running")
+    parser.add_argument("--brokers", type=int, choices=(1, 3), default=3, help="of the cluster")
+    parser.add_argument("--group-protocol", choices=("classic", "consumer"), default="classic")
+    parser.add_argument("--static-members", action="store_true", help="workers with group.instance.id")
     parser.add_argument("--debug", default="", help="contexts of librdkafka's log, such as cgrp,topic")
     parser.add_argument("--report", type=Path, help="a file for the JSON report")
     parser.add_argument("--keep", type=Path, help="a new folder for logs and data, kept; else they are kept on failure")

@@ -1,4 +1,4 @@
-"""The three brokers of a run, and what is done to them. At most one is away at a time, so that two stay in sync."""
+"""The brokers of a run, one or three, and what is done to them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from confluent_kafka.admin import AdminClient
 from agents.broker import EmbeddedBroker
 from pipeline.settings import BrokerSettings
 
-__all__ = ["Brokers"]
+__all__ = ["SESSION_TIMEOUT_S", "Brokers"]
 
-NODES = 3
+SESSION_TIMEOUT_S = 6
 REQUEST_TIMEOUT_S = 30.0
 PROPERTIES = {
     # The defaults look every 10 s for transactions whose worker is gone, and would mostly measure that wait.
@@ -23,15 +23,20 @@ PROPERTIES = {
     # A broker that is back leads its partitions again, which is another move of leaders, after this and not 300 s.
     "leader.imbalance.check.interval.seconds": "4",
     "leader.imbalance.per.broker.percentage": "0",
+    # In the new group protocol the brokers decide how soon a member is gone; their defaults are 45 s and 5 s.
+    "group.consumer.min.session.timeout.ms": str(SESSION_TIMEOUT_S * 1_000),
+    "group.consumer.session.timeout.ms": str(SESSION_TIMEOUT_S * 1_000),
+    "group.consumer.min.heartbeat.interval.ms": str(SESSION_TIMEOUT_S * 250),
+    "group.consumer.heartbeat.interval.ms": str(SESSION_TIMEOUT_S * 250),
 }
 
 
 class Brokers:
-    """An embedded cluster of three in ``folder``, ended with this process."""
+    """An embedded cluster of ``nodes`` (1 or 3) in ``folder``, ended with this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nodes: int) -> None:
         settings = BrokerSettings(data=str(folder), heap_mib=256, start_timeout_s=120)
-        self._broker = EmbeddedBroker(settings, nodes=NODES, extra_properties=PROPERTIES)
+        self._broker = EmbeddedBroker(settings, nodes=nodes, extra_properties=PROPERTIES)
         self.bootstrap_servers = ""
         self._admin: AdminClient
 
@@ -48,10 +53,12 @@ class Brokers:
         """Pids by node id."""
         return self._broker.node_pids()
 
-    async def kill(self, node: int, number: signal.Signals) -> None:
-        """End one node by this signal, and wait until it has gone."""
-        os.kill(self.pids()[node], number)
-        while node in self.pids():  # noqa: ASYNC110 - another process
+    async def kill(self, nodes: Collection[int], number: signal.Signals) -> None:
+        """End ``nodes`` by this signal, and wait until they have gone."""
+        pids = self.pids()
+        for node in nodes:
+            os.kill(pids[node], number)
+        while not self.pids().keys().isdisjoint(nodes):  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.1)
 
     async def restart(self) -> None:

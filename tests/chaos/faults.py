@@ -10,7 +10,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple
 
 from pipeline.settings import Settings
@@ -18,9 +18,10 @@ from tests.chaos.brokers import Brokers
 from tests.chaos.timeline import Timeline
 from tests.chaos.workers import Worker, Workers
 
-__all__ = ["FAULTS", "LANES", "Fault", "Lane", "World"]
+__all__ = ["FAULTS", "LANES", "Fault", "Lane", "Need", "World"]
 
 Lane = Literal["workers", "engines", "brokers"]
+Need = Literal["three brokers", "static members"]
 MOVE_TIMEOUT_S = 15.0
 LANES: tuple[Lane, ...] = ("workers", "engines", "brokers")
 PAUSES_S: dict[Lane, tuple[float, float]] = {"workers": (1, 4), "engines": (0.5, 3), "brokers": (2, 6)}
@@ -36,10 +37,11 @@ class World(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A kind of fault; ``strike`` returns when the world is whole again."""
+    """A kind of fault; ``strike`` returns when the world is whole again. A run without its ``needs`` has none of it."""
 
     kind: str
     lane: Lane
+    needs: frozenset[Need]
     strike: Callable[[World, random.Random], Awaitable[None]]
 
 
@@ -47,11 +49,11 @@ FAULTS: dict[str, Fault] = {}
 Strike = Callable[[World, random.Random], Awaitable[None]]
 
 
-def fault(lane: Lane) -> Callable[[Strike], Strike]:
+def fault(lane: Lane, *needs: Need) -> Callable[[Strike], Strike]:
     """Register a kind of fault under its function's name."""
 
     def register(strike: Strike) -> Strike:
-        FAULTS[strike.__name__] = Fault(strike.__name__, lane, strike)
+        FAULTS[strike.__name__] = Fault(strike.__name__, lane, frozenset(needs), strike)
         return strike
 
     return register
@@ -96,7 +98,7 @@ async def zombie(world: World, draw: random.Random) -> None:
 
 @fault("workers")
 async def rebalance_storm(world: World, draw: random.Random) -> None:
-    """A worker joins each second and another leaves, in whatever way, for a while."""
+    """A worker joins each second and another leaves, in whatever way, for a while. They are no static members."""
     extra: list[Worker] = []
     rounds = draw.randrange(5, 10)
     world.timeline.note("rebalance_storm", f"{rounds} rounds")
@@ -109,6 +111,16 @@ async def rebalance_storm(world: World, draw: random.Random) -> None:
     finally:
         for worker in extra:
             worker.signal(signal.SIGTERM)
+
+
+@fault("workers", "static members")
+async def twin(world: World, draw: random.Random) -> None:
+    """A second worker with the ``group.instance.id`` of one that still runs: the first is fenced by the brokers."""
+    worker = await _steady(world, draw)
+    second = await world.workers.start(replaced=False, member=worker.member)
+    world.timeline.note("twin", f"{second.name} is {worker.member}, as {worker.name} is")
+    await asyncio.wait([asyncio.ensure_future(worker.ended.wait())], timeout=world.settings.worker.drain_timeout_s)
+    second.signal(signal.SIGTERM)
 
 
 @fault("engines")
@@ -156,37 +168,46 @@ async def clock_jump(world: World, draw: random.Random) -> None:
         worker.tell(clock_offset_s=0.0)
 
 
-async def _away(world: World, kind: str, node: int, number: signal.Signals, seconds: float) -> None:
-    world.timeline.note(kind, f"broker {node}: {number.name}, away for {seconds:.1f} s")
+async def _away(world: World, kind: str, nodes: Sequence[int], number: signal.Signals, seconds: float) -> None:
+    names = f"broker {' and '.join(map(str, nodes))}"
+    world.timeline.note(kind, f"{names}: {number.name}, away for {seconds:.1f} s")
     try:
-        await world.brokers.kill(node, number)
+        await world.brokers.kill(nodes, number)
         await asyncio.sleep(seconds)
     finally:
         await world.brokers.restart()
-        world.timeline.note(kind, f"broker {node} is back")
+        world.timeline.note(kind, f"{names} back")
 
 
 @fault("brokers")
 async def broker_kill(world: World, draw: random.Random) -> None:
     """SIGKILL of a broker, and a restart."""
     node = draw.choice(sorted(world.brokers.pids()))
-    await _away(world, "broker_kill", node, signal.SIGKILL, draw.uniform(0.2, 8))
+    await _away(world, "broker_kill", [node], signal.SIGKILL, draw.uniform(0.2, 8))
 
 
-@fault("brokers")
+@fault("brokers", "three brokers")
+async def majority_kill(world: World, draw: random.Random) -> None:
+    """SIGKILL of two brokers of three at once: nobody is served until they are back, and nothing may be lost."""
+    await _away(
+        world, "majority_kill", draw.sample(sorted(world.brokers.pids()), 2), signal.SIGKILL, draw.uniform(1, 8)
+    )
+
+
+@fault("brokers", "three brokers")
 async def leader_kill(world: World, draw: random.Random) -> None:
     """SIGKILL of the broker that leads a partition of the inputs or the results; another leads it from then on."""
     leaders = await world.brokers.leaders(_topics(world))
     (topic, partition), node = draw.choice(sorted(leaders.items()))
     world.timeline.note("leader_kill", f"broker {node} leads {topic}/{partition}")
-    await _away(world, "leader_kill", node, signal.SIGKILL, draw.uniform(0.2, 4))
+    await _away(world, "leader_kill", [node], signal.SIGKILL, draw.uniform(0.2, 4))
 
 
-@fault("brokers")
+@fault("brokers", "three brokers")
 async def leader_move(world: World, draw: random.Random) -> None:
     """A broker stops in an orderly way, which moves its leaders; when it is back they are moved back to it."""
     node = draw.choice(sorted(world.brokers.pids()))
-    await _away(world, "leader_move", node, signal.SIGTERM, 0.0)
+    await _away(world, "leader_move", [node], signal.SIGTERM, 0.0)
     moved, deadline = 0, time.monotonic() + MOVE_TIMEOUT_S
     while not moved and time.monotonic() < deadline:
         await asyncio.sleep(0.5)

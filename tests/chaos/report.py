@@ -10,7 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.run import ModeRun, Plan
+from tests.chaos.plan import Plan
+from tests.chaos.run import ModeRun
 
 __all__ = ["as_json", "show"]
 

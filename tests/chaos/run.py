@@ -1,4 +1,4 @@
-"""One run: a cluster of three brokers, and under each delivery mode a steady producer, faults, and the verdict."""
+"""One run: a cluster, and under each delivery mode a steady producer, faults, and the verdict."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TextIO
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agents.topics import create_topics
-from pipeline.settings import BatchingSettings, KafkaSettings, Settings, WorkerSettings
+from pipeline.settings import Settings
 from tests.chaos.brokers import Brokers
-from tests.chaos.faults import FAULTS, World
+from tests.chaos.faults import World
 from tests.chaos.lanes import strike_all
+from tests.chaos.plan import Plan, chaos_settings
 from tests.chaos.records import is_poison
 from tests.chaos.sender import Sender
 from tests.chaos.timeline import Timeline
@@ -23,26 +25,10 @@ from tests.chaos.topics import Seen, committed_offsets, end_offsets, read_topic
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.workers import Workers
 
-__all__ = ["MODES", "Ending", "ModeRun", "Plan", "run"]
+__all__ = ["Ending", "ModeRun", "run"]
 
-MODES = ("at_least_once", "exactly_once")
 STALL_TIMEOUT_S = 60.0
 POLL_S = 0.5
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """What to run: seconds of faults and records a second under each mode, the seed, which faults, how many workers.
-
-    ``debug`` are contexts of librdkafka's own log, such as ``cgrp,topic``; they go to the workers' logs.
-    """
-
-    seconds: float
-    seed: int
-    rate: float = 250.0
-    modes: tuple[str, ...] = MODES
-    kinds: tuple[str, ...] = tuple(FAULTS)
-    workers: int = 3
-    debug: str = ""
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -86,7 +72,7 @@ def run(plan: Plan, folder: Path, screen: TextIO | None = None) -> list[ModeRun]
         folder: where the brokers' data, the workers' logs and the timelines go.
         screen: hears of every event.
     """
-    brokers = Brokers(folder / "brokers")
+    brokers = Brokers(folder / "brokers", plan.brokers)
     try:
         brokers.start()
         return [asyncio.run(_run_mode(plan, mode, folder, brokers, screen)) for mode in plan.modes]
@@ -94,31 +80,15 @@ def run(plan: Plan, folder: Path, screen: TextIO | None = None) -> list[ModeRun]
         brokers.stop()
 
 
-def chaos_settings(mode: str, bootstrap_servers: str, debug: str = "") -> Settings:
-    """Settings of the workers: as short timeouts as Kafka allows, so that a run sees many of them pass."""
-    return Settings(
-        kafka=KafkaSettings(
-            bootstrap_servers=bootstrap_servers,
-            topic_prefix=f"chaos.{mode}.",
-            group_id=f"chaos.{mode}",
-            replication_factor=3,
-            session_timeout_s=6,
-            transaction_timeout_s=10,
-            client={"debug": debug} if debug else {},
-        ),
-        worker=WorkerSettings(delivery=mode, drain_timeout_s=10),  # type: ignore[arg-type]
-        batching=BatchingSettings(max_length=64),
-    )
-
-
 async def _run_mode(plan: Plan, mode: str, folder: Path, brokers: Brokers, screen: TextIO | None) -> ModeRun:
     logs = folder / mode
     logs.mkdir(parents=True)
     timeline = Timeline(logs / "timeline.jsonl", screen)
     timeline.note("mode", mode)
-    settings = chaos_settings(mode, brokers.bootstrap_servers, plan.debug)
-    await asyncio.to_thread(create_topics, chaos_settings(mode, brokers.bootstrap_servers))
-    world = World(settings, Workers(plan.workers, settings, logs, timeline), brokers, timeline)
+    settings = chaos_settings(plan, mode, brokers.bootstrap_servers)
+    await asyncio.to_thread(create_topics, chaos_settings(replace(plan, debug=""), mode, brokers.bootstrap_servers))
+    workers = Workers(plan.workers, settings, logs, timeline, static=plan.static_members)
+    world = World(settings, workers, brokers, timeline)
     sender = Sender(settings, plan.rate, random.Random(f"{plan.seed} records"))
     try:
         ending = await _act(plan, mode, world, sender)
@@ -128,7 +98,7 @@ async def _run_mode(plan: Plan, mode: str, folder: Path, brokers: Brokers, scree
     return ModeRun(
         mode=mode,
         verdict=await asyncio.to_thread(_judge, mode, settings, sender),
-        faults={**{kind: timeline.faults[kind] for kind in plan.kinds}, "poison_record": _poison(sender)},
+        faults={**{kind: timeline.faults[kind] for kind in plan.possible}, "poison_record": _poison(sender)},
         exits=dict(world.workers.exits),
         tracebacks=sum(log.read_text(errors="replace").count("Traceback (most recent") for log in logs.glob("*.log")),
         timeline=timeline,
@@ -140,7 +110,7 @@ async def _act(plan: Plan, mode: str, world: World, sender: Sender) -> Ending:
     """Send and break things, let the workers catch up, stop them."""
     await world.workers.open()
     sender.start()
-    await strike_all(world, plan.kinds, plan.seconds, f"{plan.seed} {mode}")
+    await strike_all(world, plan.possible, plan.seconds, f"{plan.seed} {mode}")
     await asyncio.to_thread(sender.stop)
     refused = dict(sender.refused)
     world.timeline.note("faults ended", f"{len(sender.acked)} records acknowledged, {refused or 'none'} refused")

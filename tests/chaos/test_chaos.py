@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.plan import MODES, Plan
 from tests.chaos.report import as_json
-from tests.chaos.run import MODES, Plan, run
+from tests.chaos.run import run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.run import chaos_settings
+from tests.chaos.plan import Plan, chaos_settings
 from tests.chaos.timeline import Timeline
 from tests.chaos.workers import Workers
 
 pytestmark = pytest.mark.chaos
+SETTINGS = chaos_settings(Plan(seconds=1, seed=1), "at_least_once", "127.0.0.1:1")
 
 
 def is_alive(pid: int) -> bool:
@@ -23,7 +24,7 @@ def is_alive(pid: int) -> bool:
 
 
 async def test_workers_end_with_their_owner_even_stopped_ones(tmp_path: Path) -> None:
-    workers = Workers(2, chaos_settings("at_least_once", "127.0.0.1:1"), tmp_path, Timeline(tmp_path / "timeline"))
+    workers = Workers(2, SETTINGS, tmp_path, Timeline(tmp_path / "timeline"))
     await workers.open()
     pids = [worker.pid for worker in workers.alive]
     assert len(pids) == 2
@@ -32,8 +33,8 @@ async def test_workers_end_with_their_owner_even_stopped_ones(tmp_path: Path) ->
     assert not any(map(is_alive, pids))
 
 
-async def test_a_worker_that_ends_is_replaced_and_its_end_is_told(tmp_path: Path) -> None:
-    workers = Workers(1, chaos_settings("at_least_once", "127.0.0.1:1"), tmp_path, Timeline(tmp_path / "timeline"))
+async def test_a_worker_that_ends_is_replaced_by_the_same_static_member_and_its_end_is_told(tmp_path: Path) -> None:
+    workers = Workers(1, SETTINGS, tmp_path, Timeline(tmp_path / "timeline"), static=True)
     await workers.open()
     try:
         (first,) = workers.alive
@@ -41,7 +42,7 @@ async def test_a_worker_that_ends_is_replaced_and_its_end_is_told(tmp_path: Path
         await asyncio.wait_for(first.ended.wait(), 20)
         while not workers.alive:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
-        assert [worker.name for worker in workers.steady] == ["w2"]
+        assert [(worker.name, worker.member) for worker in workers.steady] == [("w2", "member-1")]
         assert first.status == -signal.SIGKILL
         assert workers.exits == {-signal.SIGKILL: 1}
     finally:

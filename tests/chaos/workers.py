@@ -30,12 +30,13 @@ REPLACE_AFTER_S = 0.5
 
 @dataclass(eq=False)
 class Worker:
-    """One process."""
+    """One process; ``member`` is its ``group.instance.id``, if it has one, which its replacement inherits."""
 
     name: str
     pid: int
     folder: Path
     replaced: bool
+    member: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     status: int | None = None
     control: Control = field(default_factory=Control)
@@ -59,11 +60,14 @@ class Workers:
         settings: of every worker.
         folder: for control files and logs.
         timeline: hears of every start and end.
+        static: whether those that are replaced are static members of the group.
     """
 
-    def __init__(self, count: int, settings: Settings, folder: Path, timeline: Timeline) -> None:
+    def __init__(
+        self, count: int, settings: Settings, folder: Path, timeline: Timeline, *, static: bool = False
+    ) -> None:
         self.exits: Counter[int] = Counter()
-        self._count = count
+        self._members = [f"member-{number}" if static else "" for number in range(1, count + 1)]
         self._settings = settings
         self._folder = folder
         self._timeline = timeline
@@ -99,20 +103,22 @@ class Workers:
             )
         self._nursery = nursery
         self._spawn(self._listen(nursery))
-        await asyncio.gather(*(self.start(replaced=True) for _ in range(self._count)))
+        await asyncio.gather(*(self.start(replaced=True, member=member) for member in self._members))
 
-    async def start(self, *, replaced: bool) -> Worker:
-        """One more worker; ``replaced`` says whether another takes its place when it ends."""
+    async def start(self, *, replaced: bool, member: str = "") -> Worker:
+        """One more worker; ``replaced`` says whether another takes its place, as the same ``member``, when it ends."""
         self._number += 1
         name = f"w{self._number}"
-        order = Order(name=name, folder=str(self._folder), settings=self._settings)
+        kafka = msgspec.structs.replace(self._settings.kafka, group_instance_id=member)
+        settings = msgspec.structs.replace(self._settings, kafka=kafka)
+        order = Order(name=name, folder=str(self._folder), settings=settings)
         write_control(order.control, Control())
         self._started[name] = asyncio.get_running_loop().create_future()
         if self._nursery is None or self._nursery.stdin is None:
             raise RuntimeError("start a worker after open().")
         self._nursery.stdin.write(msgspec.json.encode(order) + b"\n")
         pid = await asyncio.wait_for(self._started[name], START_TIMEOUT_S)
-        worker = Worker(name, pid, self._folder, replaced)
+        worker = Worker(name, pid, self._folder, replaced, member)
         self._workers[pid] = worker
         self._timeline.note("worker started", f"{name} (pid {pid})")
         return worker
@@ -153,12 +159,12 @@ class Workers:
         self.exits[status] += 1
         self._timeline.note("worker ended", f"{worker.name} (pid {worker.pid}): {_words(status)}")
         if worker.replaced and not self._closing:
-            self._spawn(self._replace())
+            self._spawn(self._replace(worker.member))
 
-    async def _replace(self) -> None:
+    async def _replace(self, member: str) -> None:
         await asyncio.sleep(REPLACE_AFTER_S)
         if not self._closing:
-            await self.start(replaced=True)
+            await self.start(replaced=True, member=member)
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(job)
