@@ -12,6 +12,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from pipeline.errors import EngineError
@@ -19,6 +20,9 @@ from pipeline.lane import Lane
 from pipeline.metrics import Metrics
 from pipeline.models.store import ServedModel
 from pipeline.outcomes import Prepared, make_outcome, prepare_request, stream_pieces
+from pipeline.results.choose import find_store
+from pipeline.results.recall import Recall
+from pipeline.results.store import ResultStore
 from pipeline.router import find_route
 from pipeline.runtime.gate import DeviceGate
 from pipeline.runtime.session import Backend
@@ -35,13 +39,15 @@ class Engine:
     """Serves requests. All of its methods belong to one event loop.
 
     Args:
-        settings: batching, runtime and image bounds.
+        settings: batching, runtime and image bounds, the result store.
         models: what to serve; the first of each task is its default.
         metrics: where to report; by default a registry of its own.
         backend: opens the sessions; by default ONNX Runtime as ``settings.runtime`` says.
+        store: keeps outcomes for a repeat; by default what ``settings.results`` says, which may be none.
 
     Raises:
         ModelError: a card does not fit its files, or the precision is not there.
+        SettingsError: there is no such result store.
     """
 
     def __init__(
@@ -51,8 +57,11 @@ class Engine:
         *,
         metrics: Metrics | None = None,
         backend: Backend | None = None,
+        store: ResultStore | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
+        store = store or find_store(settings.results)
+        self._recall = Recall(store, self.metrics, timeout_s=settings.results.timeout_s) if store else None
         self._pool = ThreadPoolExecutor(settings.runtime.prepare_threads, thread_name_prefix="millrace-prepare")
         self._tickets = itertools.count()
         self._pending: dict[int, asyncio.Future[Result]] = {}
@@ -82,9 +91,10 @@ class Engine:
         return self._failed
 
     async def start(self) -> None:
-        """Load and warm up every model. Raises ModelError; then nothing keeps running."""
+        """Load and warm up every model. Raises ModelError or SettingsError; then nothing keeps running."""
         self._failed = asyncio.get_running_loop().create_future()
-        results = await asyncio.gather(*(lane.start() for lane in self._lanes), return_exceptions=True)
+        starts = [part.start() for part in (*self._lanes, self._recall) if part]
+        results = await asyncio.gather(*starts, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 await self.close()
@@ -112,12 +122,16 @@ class Engine:
         self._stop(EngineError("the engine is closed."))
         for lane in self._lanes:
             lane.runner.close()
+        if self._recall:
+            self._recall.stop()
         await asyncio.to_thread(self._join)
 
     def _join(self) -> None:
         for lane in self._lanes:
             lane.runner.join()
         self._pool.shutdown()
+        if self._recall:
+            self._recall.join()
 
     async def _counted(
         self, lane: Lane, request: InferenceRequest, emit: Callable[[TokenPiece], None] | None
@@ -137,7 +151,14 @@ class Engine:
         return outcome
 
     async def _serve(self, lane: Lane, request: InferenceRequest, emit: Callable[[TokenPiece], None] | None) -> Outcome:
-        submitted = time.perf_counter()
+        compute = partial(self._compute, lane, request, time.perf_counter())
+        if self._recall is None:
+            return await compute(emit)
+        return await self._recall.once(request, lane.digest, emit, compute)
+
+    async def _compute(
+        self, lane: Lane, request: InferenceRequest, submitted: float, emit: Callable[[TokenPiece], None] | None
+    ) -> Outcome:
         if request.expires_at_ms is not None and request.expires_at_ms <= _now_ms():
             return expired_outcome(request, _now_ms(), lane.info)
         prepared = await asyncio.get_running_loop().run_in_executor(self._pool, prepare_request, lane.task, request)

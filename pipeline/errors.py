@@ -8,11 +8,20 @@ Tree::
       EngineError            the engine cannot go on; its records stay uncommitted
       TransportError         Kafka cannot be reached, or a delivery failed; nothing was committed past it
       BrokerError            the embedded broker cannot be fetched, started or stopped
+      ResultStoreError       the result store does not serve; no record fails of it, and nobody outside sees it
 """
 
 from __future__ import annotations
 
-__all__ = ["BrokerError", "EngineError", "MillraceError", "ModelError", "SettingsError", "TransportError"]
+__all__ = [
+    "BrokerError",
+    "EngineError",
+    "MillraceError",
+    "ModelError",
+    "ResultStoreError",
+    "SettingsError",
+    "TransportError",
+]
 
 
 class MillraceError(Exception):
@@ -37,3 +46,7 @@ class TransportError(MillraceError):
 
 class BrokerError(MillraceError):
     """The embedded broker cannot be fetched, started or stopped."""
+
+
+class ResultStoreError(MillraceError):
+    """The result store is away, full, locked or damaged; records are computed without it."""

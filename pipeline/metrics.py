@@ -37,6 +37,9 @@ class Metrics:
         generated_tokens: tokens written, by ``model``.
         device_seconds: time the device worked, by ``model``.
         rebuilds: sessions rebuilt after a failure, by ``model``.
+        store_hits, store_misses: requests that the result store had an outcome for, and had none for.
+        store_puts: outcomes that the result store took.
+        store_errors: calls that the result store failed, by ``operation``: ``get`` or ``put``.
     """
 
     def __init__(self) -> None:
@@ -57,6 +60,10 @@ class Metrics:
         self.generated_tokens = Counter("millrace_generated_tokens", "Tokens written.", ["model"], registry=registry)
         self.device_seconds = Counter("millrace_device_seconds", "Device at work.", ["model"], registry=registry)
         self.rebuilds = Counter("millrace_session_rebuilds", "Sessions rebuilt.", ["model"], registry=registry)
+        self.store_hits = Counter("millrace_result_store_hits", "Outcomes found.", registry=registry)
+        self.store_misses = Counter("millrace_result_store_misses", "Outcomes not found.", registry=registry)
+        self.store_puts = Counter("millrace_result_store_puts", "Outcomes kept.", registry=registry)
+        self.store_errors = Counter("millrace_result_store_errors", "Calls failed.", ["operation"], registry=registry)
         ProcessCollector(registry=registry)
 
     def serve(self, host: str, port: int) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "ImageSettings",
     "KafkaSettings",
     "ModelSettings",
+    "ResultSettings",
     "RuntimeSettings",
     "Settings",
     "WorkerSettings",
@@ -155,6 +156,15 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metrics_port: Annotated[int, Meta(ge=-1, le=65_535)] = -1
 
 
+class ResultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where computed outcomes are kept for a repeat; empty ``store`` keeps none. ``max_bytes`` is for SQLite alone."""
+
+    store: str = ""
+    keep_s: PositiveSeconds = 86_400.0
+    max_bytes: Annotated[int, Meta(ge=65_536)] = 1_024 * MEBIBYTE
+    timeout_s: PositiveSeconds = 0.5
+
+
 class BrokerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The embedded broker. ``data`` holds its logs and records; empty means the user's cache."""
 
@@ -177,6 +187,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     runtime: RuntimeSettings = RuntimeSettings()
     images: ImageSettings = ImageSettings()
     worker: WorkerSettings = WorkerSettings()
+    results: ResultSettings = ResultSettings()
     broker: BrokerSettings = BrokerSettings()
 
 
