@@ -29,6 +29,7 @@ TIMEOUT_S = 30.0
 POLL_S = 0.02
 DEAD_LETTER_FACTOR = 4
 MAX_BYTES = "max.message.bytes"
+MIN_IN_SYNC = "min.insync.replicas"
 LOG = logging.getLogger(__name__)
 QUIET = logging.getLogger("millrace.kafka.admin")  # librdkafka's own lines; what fails is raised here
 QUIET.addHandler(logging.NullHandler())
@@ -61,7 +62,8 @@ def create_topics(settings: Settings) -> list[str]:
 
     A topic with fewer partitions than ``kafka.partitions`` is grown to it (keys then go to other partitions than
     before, so the order of a key's records across that moment is not kept); one with more is left as it is, for Kafka
-    cannot take partitions away. A lower ``max.message.bytes`` is raised. Both are logged.
+    cannot take partitions away. A lower ``max.message.bytes`` is raised. Both are logged. With three replicas or more
+    a new topic takes a record only when two have it, so that the loss of any one broker loses none.
 
     Returns:
         The names of the topics that this call made.
@@ -117,6 +119,12 @@ def max_bytes(name: str, kafka: KafkaSettings) -> int:
     return kafka.max_message_bytes * (DEAD_LETTER_FACTOR if name == kafka.dead_letters else 1)
 
 
+def topic_config(name: str, kafka: KafkaSettings) -> dict[str, str]:
+    """A new topic's own settings. With fewer than three replicas, two in sync would not outlast a broker's restart."""
+    config = {MAX_BYTES: str(max_bytes(name, kafka))}
+    return {**config, MIN_IN_SYNC: "2"} if kafka.replication_factor >= 3 else config
+
+
 def _partitions(admin: AdminClient) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=TIMEOUT_S).topics.items()}
 
@@ -127,7 +135,7 @@ def _create(admin: AdminClient, name: str, kafka: KafkaSettings) -> bool:
         name,
         num_partitions=kafka.partitions,
         replication_factor=kafka.replication_factor,
-        config={MAX_BYTES: str(max_bytes(name, kafka))},
+        config=topic_config(name, kafka),
     )
     try:
         _settle(admin.create_topics([topic], operation_timeout=TIMEOUT_S))
