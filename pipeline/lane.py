@@ -67,6 +67,8 @@ class Lane:
             opened=lambda provider: self._call(self._set_opened, provider),
             settled=self._settled,
             failed=lambda error: self._call(self._failed, error),
+            settings=settings.runtime,
+            retrying=metrics.retries.labels(self.name).inc,
             rebuilt=metrics.rebuilds.labels(self.name).inc,
         )
 
@@ -90,8 +92,12 @@ class Lane:
 
     def _observer(self, metrics: Metrics) -> StepObserver:
         sizes = {kind: metrics.batch_size.labels(self.name, kind) for kind in ("batch", "decode")}
-        tokens = {"prefill": metrics.prompt_tokens, "token": metrics.generated_tokens}
-        counters = {kind: counter.labels(self.name) for kind, counter in tokens.items()}
+        counts = {
+            "prefill": metrics.prompt_tokens,
+            "token": metrics.generated_tokens,
+            "bisection": metrics.bisections,
+        }
+        counters = {kind: counter.labels(self.name) for kind, counter in counts.items()}
 
         def observe(kind: str, count: int) -> None:
             if kind in sizes:

@@ -32,10 +32,13 @@ class Metrics:
             or a record error's code.
         steps: seconds a request spent, by ``model`` and ``step``: ``prepare``, ``queue`` and ``run``; ``publish`` is
             set by the agents.
-        batch_size: records in each run of the device, by ``model`` and ``kind``: ``batch`` or ``decode``.
+        batch_size: records in each run of the device, by ``model`` and ``kind``: ``batch`` or ``decode``; failed runs
+            are not counted.
         prompt_tokens: tokens read, by ``model``.
         generated_tokens: tokens written, by ``model``.
         device_seconds: time the device worked, by ``model``.
+        retries: failed batches that were run again, by ``model``.
+        bisections: failed batches that were divided to find the record to blame, by ``model``.
         rebuilds: sessions rebuilt after a failure, by ``model``.
         store_hits, store_misses: requests that the result store had an outcome for, and had none for.
         store_puts: outcomes that the result store took.
@@ -59,6 +62,8 @@ class Metrics:
         self.prompt_tokens = Counter("millrace_prompt_tokens", "Tokens read.", ["model"], registry=registry)
         self.generated_tokens = Counter("millrace_generated_tokens", "Tokens written.", ["model"], registry=registry)
         self.device_seconds = Counter("millrace_device_seconds", "Device at work.", ["model"], registry=registry)
+        self.retries = Counter("millrace_batch_retries", "Failed batches run again.", ["model"], registry=registry)
+        self.bisections = Counter("millrace_batch_bisections", "Failed batches divided.", ["model"], registry=registry)
         self.rebuilds = Counter("millrace_session_rebuilds", "Sessions rebuilt.", ["model"], registry=registry)
         self.store_hits = Counter("millrace_result_store_hits", "Outcomes found.", registry=registry)
         self.store_misses = Counter("millrace_result_store_misses", "Outcomes not found.", registry=registry)

@@ -125,12 +125,19 @@ class BatchingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RuntimeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The device. ``threads`` 0 takes every core; ``precision`` ``auto`` prefers INT8 where the model has it."""
+    """The device. ``threads`` 0 takes every core; ``precision`` ``auto`` prefers INT8 where the model has it.
+
+    A failed batch runs again ``max_retries`` times, after ``retry_backoff_ms`` that doubles up to ``max_backoff_ms``;
+    then it is divided to find the record that is to blame.
+    """
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "int8", "fp16", "fp32"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=512)] = 0
     prepare_threads: Annotated[int, Meta(ge=1, le=64)] = 2
+    max_retries: Annotated[int, Meta(ge=0, le=10)] = 1
+    retry_backoff_ms: Annotated[int, Meta(ge=0, le=60_000)] = 50
+    max_backoff_ms: Annotated[int, Meta(ge=0, le=60_000)] = 1_000
 
 
 class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

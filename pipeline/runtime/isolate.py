@@ -1,81 +1,142 @@
 """Find the record that makes a batch fail, so that its batch mates are served.
 
-A failed batch is halved. If the first half runs, its records are served and the culprit is in the second; if it fails,
-the second half is put aside as innocent until the culprit is found. So each halving costs one run, the culprit gets one
-more of its own, and those put aside share one: at most log2(n) + 2 runs beside the failed one for one culprit among n.
-A failure that passes by itself costs about the work of one more batch, and nobody notices.
+First it is supposed that one record is to blame. The suspects are halved: one half runs, and with it all that were put
+aside since a run last succeeded. If that succeeds, they are served and the culprit is in the other half; if it fails,
+the culprit is in this half and the other one is put aside. So ceil(log2 n) runs leave one suspect, and one more settles
+it: the suspect alone if everybody else is served, or else everybody else without it.
+
+If that fails too, there are several culprits, or the batch is too large for the device's memory, or the session is
+lost. Then nothing is supposed: a blank run tells whether the session lives, and every part that fails is halved until
+it succeeds or is one record.
+
+What holds, whatever fails and whenever: a record is blamed only when it failed alone, or when no run failed without it,
+two in a row failed with it, and all that were in these then succeeded together without it. And the session is seen to
+work, by a run without it, right before or right after the failure that it is blamed for. No run is larger than the
+batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pipeline.runtime.session import SessionError
 
-__all__ = ["run_isolated"]
+__all__ = ["run_batch"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Run = Callable[[Sequence[Item]], Sequence[Result]]
 
 
-def run_isolated(
-    run: Run[Item, Result], items: Sequence[Item], *, neighbours: bool = False
-) -> list[Result | SessionError]:
-    """Run ``items`` as one batch; if that fails, halve until each culprit has failed alone.
-
-    Args:
-        run: one result for each item, in order; raises SessionError.
-        items: the batch.
-        neighbours: ``run`` is only ever given items that stand side by side, at the price of more runs.
-
-    Returns:
-        For each item its result, or the error of its own run.
-    """
-    results: dict[int, Result | SessionError] = {}
-    _run(run, items, list(range(len(items))), results, neighbours)
-    return [results[index] for index in range(len(items))]
-
-
-def _run(
+def run_batch(
     run: Run[Item, Result],
     items: Sequence[Item],
-    places: list[int],
-    results: dict[int, Result | SessionError],
-    neighbours: bool,
-) -> None:
-    """Run the items at ``places``; isolate the culprit if that fails."""
-    if _try(run, items, places, results) is None:
-        return
-    aside: list[list[int]] = []
-    while len(places) > 1:
-        first, second = places[: len(places) // 2], places[len(places) // 2 :]
-        if _try(run, items, first, results) is None:
-            places = second
+    *,
+    isolate: bool,
+    probe: Callable[[], None],
+    bisecting: Callable[[], None],
+) -> list[Result | SessionError]:
+    """Run ``items`` as one batch; if that fails, raise or find the culprits.
+
+    Args:
+        run: one result for each item, in order; raises SessionError. It is given items in their order, none twice.
+        items: the batch.
+        isolate: whether to find the culprits. For one among n it takes at most ceil(log2 n) + 1 more runs.
+        probe: runs an input known to be good; raises, and ends this call with it, when that fails too.
+        bisecting: called when the batch is about to be divided.
+
+    Returns:
+        For each item its result, or the error to blame on it.
+
+    Raises:
+        SessionError: the batch failed, and ``isolate`` is false.
+    """
+    batch, places = _Batch(run, items, probe), range(len(items))
+    if not isolate:
+        return [*batch.rows(places)]
+    error = batch.attempt(places)
+    if error is not None:
+        if len(items) > 1:
+            bisecting()
+        batch.find_culprit(error)
+    return [batch.results[place] for place in places]
+
+
+class _Batch(Generic[Item, Result]):
+    """Items by their places, and the results found so far."""
+
+    def __init__(self, run: Run[Item, Result], items: Sequence[Item], probe: Callable[[], None]) -> None:
+        self._run, self._items, self._probe = run, items, probe
+        self._doubts = 1
+        """Failed runs since one succeeded; the batch begins with one, for nothing is known of the session."""
+        self.results: dict[int, Result | SessionError] = {}
+
+    def rows(self, places: Sequence[int]) -> Sequence[Result]:
+        """Run the items at ``places``. Raises SessionError."""
+        found = self._run([self._items[place] for place in places])
+        if len(found) != len(places):
+            raise SessionError(f"a batch of {len(places)} records gave {len(found)} results")
+        return found
+
+    def attempt(self, places: Sequence[int]) -> SessionError | None:
+        """Run the items at ``places`` and keep their results, or give the error back."""
+        try:
+            found = self.rows(places)
+        except SessionError as error:
+            self._doubts += 1
+            return error
+        self._doubts = 0
+        self.results.update(zip(places, found, strict=True))
+        return None
+
+    def find_culprit(self, error: SessionError) -> None:
+        """Settle a batch that has failed with ``error``, supposing that one item is to blame."""
+        suspects, aside = list(range(len(self._items))), list[int]()
+        while len(suspects) > 1:
+            first, second = _halves(suspects)
+            failure = self.attempt(sorted(aside + first))
+            if failure is None:
+                suspects, aside = second, []
+            else:
+                suspects, aside, error = first, sorted(aside + second), failure
+        if len(self._items) == 1:
+            self._blame(suspects[0], error)
+        elif not aside:
+            self._serve(suspects)
+        elif self.attempt(aside) is None:
+            self._blame(suspects[0], error)
         else:
-            places = first
-            aside.append(second)
-    if (error := _try(run, items, places, results)) is not None:
-        results[places[0]] = error
-    for rest in aside if neighbours else _together(aside):
-        _run(run, items, rest, results, neighbours)
+            self._check_session()
+            self._serve(suspects)
+            self._divide(aside)
+
+    def _serve(self, places: list[int]) -> None:
+        """Run the items at ``places``; those that fail alone are to blame."""
+        error = self.attempt(places)
+        if error is None:
+            return
+        if len(places) == 1:
+            self._blame(places[0], error)
+        else:
+            self._divide(places)
+
+    def _divide(self, places: list[int]) -> None:
+        for half in _halves(places):
+            if half:
+                self._serve(half)
+
+    def _blame(self, place: int, error: SessionError) -> None:
+        self._check_session()
+        self.results[place] = error
+
+    def _check_session(self) -> None:
+        # One failure right after a success is a record's. Two in a row may be the session's.
+        if self._doubts > 1:
+            self._probe()
+            self._doubts = 0
 
 
-def _together(groups: list[list[int]]) -> list[list[int]]:
-    places = sorted(place for group in groups for place in group)
-    return [places] if places else []
-
-
-def _try(
-    run: Run[Item, Result], items: Sequence[Item], places: list[int], results: dict[int, Result | SessionError]
-) -> SessionError | None:
-    """Run the items at ``places`` and keep their results, or give the error back."""
-    try:
-        found = run([items[place] for place in places])
-    except SessionError as error:
-        return error
-    if len(found) != len(places):
-        return SessionError(f"a batch of {len(places)} records gave {len(found)} results")
-    results.update(zip(places, found, strict=True))
-    return None
+def _halves(places: list[int]) -> tuple[list[int], list[int]]:
+    middle = (len(places) + 1) // 2
+    return places[:middle], places[middle:]

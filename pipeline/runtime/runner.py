@@ -1,6 +1,7 @@
 """The thread that drives one model: plan, admit, run, settle, again and again while there is work.
 
-It never waits for a batch to fill: whatever is ready when the device becomes free is planned.
+It never waits for a batch to fill: whatever is ready when the device becomes free is planned. A batch that fails runs
+again after a wait, while the device is others'; when that has not helped, the task finds out who is to blame.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Generic, TypeVar
 from pipeline.errors import EngineError, MillraceError, ModelError
 from pipeline.planner import Candidate, Limits, plan_batch
 from pipeline.runtime.gate import DeviceGate
+from pipeline.runtime.session import SessionError
+from pipeline.settings import RuntimeSettings
 from pipeline.tasks.task import Answer, Dropped, Job, ModelTask, SessionLost, Settled
 
 __all__ = ["Runner"]
@@ -31,9 +34,11 @@ class Runner(Generic[P]):
         name: the model, for messages and for the gate.
         task: what to run.
         gate: shared with the other models of the device.
+        settings: how often, and after how long, a failed batch runs again.
         opened: called on the thread when the model is ready, with its provider, or with why it is not.
         settled: called on the thread with what is done, and the seconds the device worked for it.
         failed: called on the thread, once, when it cannot go on; no job is settled after that.
+        retrying: called on the thread when a failed batch is to run again.
         rebuilt: called on the thread when a lost session is about to be rebuilt. One that is lost again before it has
             given an answer fails the runner.
     """
@@ -44,15 +49,20 @@ class Runner(Generic[P]):
         task: ModelTask[P],
         gate: DeviceGate,
         *,
+        settings: RuntimeSettings,
         opened: Callable[[str | ModelError], None],
         settled: Callable[[list[Settled[P]], float], None],
         failed: Callable[[EngineError], None],
+        retrying: Callable[[], None],
         rebuilt: Callable[[], None],
     ) -> None:
         self.name = name
         self.task = task
         self._gate = gate
-        self._opened, self._settled, self._failed, self._rebuilt = opened, settled, failed, rebuilt
+        self._opened, self._settled, self._failed = opened, settled, failed
+        self._retrying, self._rebuilt = retrying, rebuilt
+        self._settings = settings
+        self._failures = 0  # of the batch that the task holds
         self._changed = threading.Condition()
         self._inbox: list[Job[P]] = []
         self._closing = False
@@ -87,6 +97,7 @@ class Runner(Generic[P]):
             if self._open():
                 while self._receive():
                     self._cycle()
+                    self._back_off()
         except MillraceError as error:
             self._failed(EngineError(f"model {self.name} cannot go on: {error}"))
         except Exception as error:
@@ -151,21 +162,39 @@ class Runner(Generic[P]):
         if not self.task.busy():
             return []
         try:
-            done = self.task.run(time.time() * 1_000)
-        except SessionLost as error:
-            self._rebuild(error)
+            done = self.task.run(time.time() * 1_000, isolate=self._failures >= self._settings.max_retries)
+        except SessionError as error:
+            self._retry(str(error))
             return []
-        if any(isinstance(settled.result, Answer) for settled in done):
-            self._was_rebuilt = False
-        return done
+        except SessionLost as error:
+            lost = str(error)
+        else:
+            self._failures = 0
+            if any(isinstance(settled.result, Answer) for settled in done):
+                self._was_rebuilt = False
+            return done
+        # Not while the error is handled: its traceback holds the old session, and there may be no memory for two.
+        self._rebuild(lost)
+        return []
 
-    def _rebuild(self, error: SessionLost) -> None:
+    def _retry(self, why: str) -> None:
+        self._failures += 1
+        LOG.warning("model %s: a batch failed and runs again (%d): %s", self.name, self._failures, why)
+        self._retrying()
+
+    def _back_off(self) -> None:
+        """Wait before a failed batch runs again, twice as long each time; closing ends the wait."""
+        if self._failures:
+            wait_ms = self._settings.retry_backoff_ms * 2 ** (self._failures - 1)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing, min(wait_ms, self._settings.max_backoff_ms) / 1_000)
+
+    def _rebuild(self, why: str) -> None:
         if self._was_rebuilt:
-            raise EngineError(
-                f"the session failed again after it was rebuilt once, before any answer: {error}"
-            ) from error
-        LOG.warning("model %s: rebuilding the session: %s", self.name, error)
+            raise EngineError(f"the session failed again after it was rebuilt once, before any answer: {why}")
+        LOG.warning("model %s: rebuilding the session: %s", self.name, why)
         self._was_rebuilt = True
+        self._failures = 0
         self._rebuilt()
         self.task.recover()
 

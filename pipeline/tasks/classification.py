@@ -9,12 +9,12 @@ import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.models.card import ImageSpec
-from pipeline.runtime.isolate import run_isolated
+from pipeline.runtime.isolate import run_batch
 from pipeline.runtime.session import Backend, Logits, Session, SessionError
 from pipeline.settings import Settings
 from pipeline.tasks.dataref import read_dataref
 from pipeline.tasks.pixels import Pixels, decode_image
-from pipeline.tasks.task import Answer, Job, Result, SessionLost, Settled, StepObserver
+from pipeline.tasks.task import Answer, Job, Result, SessionLost, Settled, StepObserver, why_dropped
 from schemas.errors import InferenceError, PrepareError
 from schemas.messages import ClassificationOutput, ImageInput, InferenceRequest, Label
 
@@ -28,7 +28,7 @@ class ImageClassification:
         path: the ONNX file.
         labels: the labels file, one a line.
         spec: the input that the graph wants.
-        observe: told of every batch's size.
+        observe: told of every batch's size, and of divided ones.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ImageClassification:
         self._labels: tuple[str, ...] = ()
         self._session: Session | None = None
         self._batch: list[Job[Pixels]] = []
+        self._settled: list[Settled[Pixels]] = []
 
     def open(self) -> str:
         """Load the graph, warm it up, check it against the labels; the provider's name."""
@@ -71,15 +72,14 @@ class ImageClassification:
         """Hold the next batch."""
         self._batch.extend(jobs)
 
-    def run(self, now_ms: float) -> list[Settled[Pixels]]:  # noqa: ARG002 - the planner has dropped what expired
+    def run(self, now_ms: float, *, isolate: bool) -> list[Settled[Pixels]]:
         """Run the batch, each image's fault its own."""
-        batch = self._batch
-        rows = run_isolated(self._rows, [job.prepared for job in batch])
-        if any(isinstance(row, SessionError) for row in rows):
-            self._probe()
-        self._batch = []
-        self._observe("batch", len(batch))
-        return [Settled(job, self._result(job, row, len(batch))) for job, row in zip(batch, rows, strict=True)]
+        self._drop(now_ms)
+        rows = self._run_batch(isolate=isolate) if self._batch else []
+        size = len(self._batch)
+        done = [Settled(job, self._result(job, row, size)) for job, row in zip(self._batch, rows, strict=True)]
+        settled, self._batch, self._settled = self._settled + done, [], []
+        return settled
 
     def recover(self) -> None:
         """Load the graph again; the batch is kept."""
@@ -94,8 +94,25 @@ class ImageClassification:
             raise PrepareError(f"the image has {len(data)} bytes, more than images.max_bytes = {limit}")
         return data
 
+    def _drop(self, now_ms: float) -> None:
+        for job in list(self._batch):
+            if (why := why_dropped(job, now_ms)) is not None:
+                self._batch.remove(job)
+                self._settled.append(Settled(job, why))
+
+    def _run_batch(self, *, isolate: bool) -> list[Logits | SessionError]:
+        return run_batch(
+            self._rows,
+            [job.prepared for job in self._batch],
+            isolate=isolate,
+            probe=self._probe,
+            bisecting=lambda: self._observe("bisection", 1),
+        )
+
     def _rows(self, images: Sequence[Pixels]) -> Sequence[Logits]:
-        return list(self._logits(images))
+        rows = list(self._logits(images))
+        self._observe("batch", len(images))
+        return rows
 
     def _logits(self, images: Sequence[Pixels]) -> Logits:
         if self._session is None:

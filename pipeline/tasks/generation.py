@@ -14,13 +14,13 @@ import numpy as np
 
 from pipeline.errors import ModelError
 from pipeline.models.card import TextSpec
-from pipeline.runtime.isolate import run_isolated
+from pipeline.runtime.isolate import run_batch
 from pipeline.runtime.session import Backend, CacheLayout, DecoderSession, IntArray, Logits, SessionError
 from pipeline.settings import Settings
 from pipeline.tasks.prompts import PromptReader, load_chat_template
 from pipeline.tasks.sequence import Prompt, TextSequence
 from pipeline.tasks.slots import Slots
-from pipeline.tasks.task import Dropped, Job, Result, SessionLost, Settled, StepObserver
+from pipeline.tasks.task import Dropped, Job, Result, SessionLost, Settled, StepObserver, why_dropped
 from schemas.errors import InferenceError, PrepareError
 from schemas.messages import InferenceRequest, TextInput, outcome_id
 
@@ -35,7 +35,7 @@ class TextGeneration:
         digest: its SHA-256, part of the outcomes' ids.
         folder: where the tokenizer and the chat template are.
         spec: the text part of the model's card.
-        observe: told of every step's kind and batch size.
+        observe: told of every step's kind and batch size, and of divided ones.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class TextGeneration:
         self._slots = Slots(self._max_slots)
         self._decoder: DecoderSession | None = None
         self._settled: list[Settled[Prompt]] = []
+        self._isolate = False
 
     def open(self) -> str:
         """Load the decoder, make its cache and warm both up; the provider's name."""
@@ -99,8 +100,9 @@ class TextGeneration:
         for job in jobs:
             self._slots.add(TextSequence(job, self._codec, self._eos, self._capacity))
 
-    def run(self, now_ms: float) -> list[Settled[Prompt]]:
+    def run(self, now_ms: float, *, isolate: bool) -> list[Settled[Prompt]]:
         """Read up to one chunk of prompts, then decode one token of every answer."""
+        self._isolate = isolate
         self._drop(now_ms)
         self._prefill()
         self._decode()
@@ -114,8 +116,8 @@ class TextGeneration:
         self.open()
 
     def _drop(self, now_ms: float) -> None:
-        for sequence in self._slots.take(lambda it: _why_dropped(it.job, now_ms) is not None):
-            self._settle(sequence, _why_dropped(sequence.job, now_ms) or Dropped.CANCELLED)
+        for sequence in self._slots.take(lambda it: why_dropped(it.job, now_ms) is not None):
+            self._settle(sequence, why_dropped(sequence.job, now_ms) or Dropped.CANCELLED)
 
     def _prefill(self) -> None:
         budget = self._chunk
@@ -130,8 +132,7 @@ class TextGeneration:
 
     def _read_chunk(self, reader: TextSequence, size: int) -> None:
         chunk = np.array([reader.tokens[reader.filled : reader.filled + size]], np.int64)
-        row = self._isolated([reader], chunk)[0]
-        self._observe("prefill", size)
+        row = self._step([reader], chunk, "prefill")[0]
         if isinstance(row, SessionError):
             self._fail(reader, row)
             return
@@ -146,8 +147,7 @@ class TextGeneration:
         if not sequences:
             return
         last = np.array([[sequence.tokens[-1]] for sequence in sequences], np.int64)
-        rows = self._isolated(sequences, last)
-        self._observe("decode", len(sequences))
+        rows = self._step(sequences, last, "decode")
         for sequence, row in zip(sequences, rows, strict=True):
             if isinstance(row, SessionError):
                 self._fail(sequence, row)
@@ -172,19 +172,34 @@ class TextGeneration:
     def _settle(self, sequence: TextSequence, result: Result) -> None:
         self._settled.append(Settled(sequence.job, result))
 
-    def _isolated(self, sequences: Sequence[TextSequence], ids: IntArray) -> list[Logits | SessionError]:
-        """One step of neighbours in the cache; each one's fault is its own."""
+    def _step(self, sequences: Sequence[TextSequence], ids: IntArray, kind: str) -> list[Logits | SessionError]:
+        """One step of neighbours in the cache, ``ids`` int64 [N, S]; each one's fault is its own.
+
+        A step that fails has advanced nobody: what it wrote into the cache lies beyond everybody's tokens, and the
+        same step, run again, writes it anew before it reads it. So a step may be repeated, and divided.
+        """
 
         def step(chosen: Sequence[int]) -> Sequence[Logits]:
-            lengths = np.array([sequences[i].filled for i in chosen], np.int64)
-            logits = self._session().step(sequences[chosen[0]].slot, ids[list(chosen)], lengths)
-            # The session's buffer is written again by the next half of a divided batch.
+            logits = self._rows(sequences, ids, chosen)
+            self._observe(kind, len(chosen) * ids.shape[1])
+            # The session's buffer is written again by the next part of a divided batch.
             return list(logits if len(chosen) == len(sequences) else logits.copy())
 
-        rows = run_isolated(step, range(len(sequences)), neighbours=True)
-        if any(isinstance(row, SessionError) for row in rows):
-            self._probe()
-        return rows
+        return run_batch(
+            step,
+            range(len(sequences)),
+            isolate=self._isolate,
+            probe=self._probe,
+            bisecting=lambda: self._observe("bisection", 1),
+        )
+
+    def _rows(self, sequences: Sequence[TextSequence], ids: IntArray, chosen: Sequence[int]) -> Logits:
+        """Logits of the ``chosen`` ones. A run is over neighbours, so those between them get a blank token."""
+        span = np.arange(chosen[0], chosen[-1] + 1)
+        fed = np.where(np.isin(span, chosen)[:, None], ids[span], 0)
+        lengths = np.array([sequence.filled for sequence in sequences[chosen[0] : chosen[-1] + 1]], np.int64)
+        logits = self._session().step(sequences[chosen[0]].slot, fed, lengths)
+        return logits if len(chosen) == len(span) else logits[np.array(chosen) - chosen[0]]
 
     def _compact(self) -> None:
         try:
@@ -218,10 +233,3 @@ class TextGeneration:
 
     def _blank_step(self, slot: int, rows: int, tokens: int) -> Logits:
         return self._session().step(slot, np.zeros((rows, tokens), np.int64), np.zeros(rows, np.int64))
-
-
-def _why_dropped(job: Job[Prompt], now_ms: float) -> Dropped | None:
-    if job.cancelled:
-        return Dropped.CANCELLED
-    deadline = job.request.expires_at_ms
-    return Dropped.EXPIRED if deadline is not None and deadline <= now_ms else None

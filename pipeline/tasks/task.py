@@ -11,11 +11,12 @@ from pipeline.errors import MillraceError
 from schemas.errors import RecordError
 from schemas.messages import ClassificationOutput, FinishReason, InferenceRequest, TextOutput, Usage
 
-__all__ = ["Answer", "Dropped", "Job", "ModelTask", "Result", "SessionLost", "Settled", "StepObserver"]
+__all__ = ["Answer", "Dropped", "Job", "ModelTask", "Result", "SessionLost", "Settled", "StepObserver", "why_dropped"]
 
 P = TypeVar("P")
 
-# Told of each run: "batch" or "decode" and its records, "prefill" and its tokens, "token" for each one chosen.
+# Told of each run that succeeds: "batch" or "decode" and its records, "prefill" and its tokens; of "token" for each one
+# chosen; of "bisection" when a failed batch is about to be divided.
 StepObserver = Callable[[str, int], None]
 
 
@@ -69,6 +70,14 @@ class Settled(Generic[P]):
     result: Result
 
 
+def why_dropped(job: Job[P], now_ms: float) -> Dropped | None:
+    """Why an admitted job is not worth the device's time any more; ``None`` if it is."""
+    if job.cancelled:
+        return Dropped.CANCELLED
+    deadline = job.request.expires_at_ms
+    return Dropped.EXPIRED if deadline is not None and deadline <= now_ms else None
+
+
 class ModelTask(Protocol[P]):
     """One model at its task. Everything but :meth:`prepare` is called on the runner's device thread alone."""
 
@@ -87,8 +96,17 @@ class ModelTask(Protocol[P]):
     def admit(self, jobs: Sequence[Job[P]]) -> None:
         """Take jobs, at most :meth:`room` of them."""
 
-    def run(self, now_ms: float) -> list[Settled[P]]:
-        """One session run or one decoding step; what is done with leaves. Raises SessionLost, keeping its jobs."""
+    def run(self, now_ms: float, *, isolate: bool) -> list[Settled[P]]:
+        """One session run or one decoding step; what is done with, or expired meanwhile, leaves.
+
+        Args:
+            now_ms: the moment, on the clock of the deadlines.
+            isolate: whether a batch that fails is divided until those to blame are found.
+
+        Raises:
+            SessionError: a batch failed and ``isolate`` is false. Nothing is lost: the next call runs it again.
+            SessionLost: the session must be rebuilt; the jobs are kept.
+        """
 
     def recover(self) -> None:
         """Rebuild the session and start the admitted jobs again. Raises ModelError or SessionLost."""

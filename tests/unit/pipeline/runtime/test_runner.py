@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import queue
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 from pipeline.errors import EngineError, ModelError
 from pipeline.runtime.gate import DeviceGate
 from pipeline.runtime.runner import Runner
+from pipeline.runtime.session import SessionError
+from pipeline.settings import RuntimeSettings
 from pipeline.tasks.task import Answer, Dropped, Job, Result, SessionLost, Settled
 from schemas.messages import ClassificationOutput, InferenceRequest, Label
 from tests.unit.pipeline.helpers import image_request
@@ -25,11 +29,14 @@ class ScriptedTask:
         opening: what opening raises, if anything.
     """
 
-    def __init__(self, script: Sequence[Result | SessionLost | None] = (), opening: Exception | None = None) -> None:
+    def __init__(
+        self, script: Sequence[Result | SessionLost | SessionError | None] = (), opening: Exception | None = None
+    ) -> None:
         self.script = list(script)
         self.opening = opening
         self.job: Job[Any] | None = None
         self.recovered = 0
+        self.runs: list[tuple[float, bool]] = []  # when, and whether those to blame were to be found
 
     def open(self) -> str:
         if self.opening is not None:
@@ -48,9 +55,10 @@ class ScriptedTask:
     def admit(self, jobs: Sequence[Job[Any]]) -> None:
         (self.job,) = jobs
 
-    def run(self, now_ms: float) -> list[Settled[Any]]:
+    def run(self, now_ms: float, *, isolate: bool) -> list[Settled[Any]]:
+        self.runs.append((time.perf_counter(), isolate))
         line = self.script.pop(0)
-        if isinstance(line, SessionLost):
+        if isinstance(line, SessionLost | SessionError):
             raise line
         if line is None or self.job is None:
             return []
@@ -62,18 +70,21 @@ class ScriptedTask:
 
 
 class Running:
-    """A started runner and what it has said: how it opened, each result, each rebuild, its failure."""
+    """A started runner and what it has said: how it opened, each result, each retry and rebuild, its failure."""
 
-    def __init__(self, task: ScriptedTask) -> None:
+    def __init__(self, task: ScriptedTask, **settings: Any) -> None:
         self.said: queue.Queue[Any] = queue.Queue()
-        self.rebuilds = 0
+        self.retries = self.rebuilds = 0
+        self.gate = DeviceGate()
         self.runner: Runner[Any] = Runner(
             "m@1",
             task,
-            DeviceGate(),
+            self.gate,
+            settings=RuntimeSettings(**settings),
             opened=self.said.put,
             settled=self._settled,
             failed=self.said.put,
+            retrying=self._retrying,
             rebuilt=self._rebuilt,
         )
         self.runner.start()
@@ -92,19 +103,22 @@ class Running:
         for settled in done:
             self.said.put(settled.result)
 
+    def _retrying(self) -> None:
+        self.retries += 1
+
     def _rebuilt(self) -> None:
         self.rebuilds += 1
 
 
-Start = Callable[[ScriptedTask], Running]
+Start = Callable[..., Running]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     started: list[Running] = []
 
-    def begin(task: ScriptedTask) -> Running:
-        started.append(Running(task))
+    def begin(task: ScriptedTask, **settings: Any) -> Running:
+        started.append(Running(task, **settings))
         return started[-1]
 
     yield begin
@@ -152,3 +166,59 @@ def test_what_is_settled_without_an_answer_does_not_count_as_work(start: Start) 
     assert running.next() is Dropped.EXPIRED
     running.add(2)
     assert "rebuilt once" in str(running.next())
+
+
+def test_a_failed_batch_runs_again_after_a_wait_that_doubles_up_to_its_ceiling(start: Start) -> None:
+    task = ScriptedTask([SessionError("busy")] * 4 + [ANSWER])
+    running = start(task, max_retries=4, retry_backoff_ms=40, max_backoff_ms=100)
+    assert running.next() == "cpu"
+    running.add(1)
+    assert running.next() is ANSWER
+    waits = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(task.runs)]
+    for wait, at_least in zip(waits, (0.04, 0.08, 0.1, 0.1), strict=True):
+        assert wait >= at_least
+    assert waits[-1] < 0.3, "without the ceiling it is 0.32 s"
+    assert running.retries == 4
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_only_the_last_try_looks_for_those_to_blame_and_the_next_batch_begins_anew(start: Start, retries: int) -> None:
+    failures = [SessionError("busy")] * retries
+    task = ScriptedTask([*failures, ANSWER, *failures, ANSWER])
+    running = start(task, max_retries=retries, retry_backoff_ms=0)
+    assert running.next() == "cpu"
+    for ticket in (1, 2):
+        running.add(ticket)
+        assert running.next() is ANSWER
+    assert [isolate for _, isolate in task.runs] == ([False] * retries + [True]) * 2
+
+
+def test_a_rebuilt_session_gets_all_its_tries(start: Start) -> None:
+    task = ScriptedTask([SessionError("busy"), SessionLost("gone"), SessionError("busy"), ANSWER])
+    running = start(task, max_retries=1, retry_backoff_ms=0)
+    assert running.next() == "cpu"
+    running.add(1)
+    assert running.next() is ANSWER
+    assert [isolate for _, isolate in task.runs] == [False, True, False, True]
+
+
+def test_the_device_is_free_for_others_while_a_batch_waits_to_run_again(start: Start) -> None:
+    task = ScriptedTask([SessionError("busy"), ANSWER])
+    running = start(task, retry_backoff_ms=60_000, max_backoff_ms=60_000)
+    assert running.next() == "cpu"
+    running.add(1)
+    while not running.retries:
+        time.sleep(0.001)
+    with running.gate.turn("another"):
+        assert len(task.runs) == 1
+
+
+def test_closing_does_not_wait_for_a_batch_that_waits_to_run_again(start: Start) -> None:
+    running = start(ScriptedTask([SessionError("busy")]), retry_backoff_ms=60_000, max_backoff_ms=60_000)
+    assert running.next() == "cpu"
+    running.add(1)
+    while not running.retries:
+        time.sleep(0.001)
+    begun = time.perf_counter()
+    running.close()
+    assert time.perf_counter() - begun < 5
