@@ -85,7 +85,8 @@ class _Batch(Generic[Item, Result]):
             found = self.rows(places)
         except SessionError as error:
             self._doubts += 1
-            return error
+            # A fresh one: the traceback would keep the session alive that may have to make room for a new one.
+            return SessionError(str(error))
         self._doubts = 0
         self.results.update(zip(places, found, strict=True))
         return None
