@@ -159,6 +159,7 @@ class Engine:
     async def _compute(
         self, lane: Lane, request: InferenceRequest, submitted: float, emit: Callable[[TokenPiece], None] | None
     ) -> Outcome:
+        self._check()
         if request.expires_at_ms is not None and request.expires_at_ms <= _now_ms():
             return expired_outcome(request, _now_ms(), lane.info)
         prepared = await asyncio.get_running_loop().run_in_executor(self._pool, prepare_request, lane.task, request)

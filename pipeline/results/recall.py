@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from dataclasses import dataclass
 
 import msgspec
 from msgspec import Struct
@@ -36,6 +36,8 @@ __all__ = ["Kept", "Question", "Recall"]
 
 RETRY_S = 5.0
 FORMAT = 1
+SMALL_BYTES = 32_768
+"""What is larger, such as an image, is digested off the event loop."""
 Emit = Callable[[TokenPiece], None]
 
 
@@ -46,18 +48,21 @@ class Kept(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pieces: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of the store: has ``request`` been computed by the model with ``digest``?"""
+    """What is asked of the store: is there an outcome of ``request`` with this id? ``key`` has 16 bytes."""
 
-    def __init__(self, request: InferenceRequest, digest: str) -> None:
-        self.request = request
-        self.outcome_id = outcome_id(request.source, digest)
+    request: InferenceRequest
+    outcome_id: str
+    key: bytes
 
-    @cached_property
-    def key(self) -> bytes:
-        """16 bytes. Made on the store's thread, for an image may have 20 MiB."""
-        content = msgspec.msgpack.encode((FORMAT, self.outcome_id, self.request))
-        return hashlib.blake2b(content, digest_size=16).digest()
+    @classmethod
+    async def about(cls, request: InferenceRequest, digest: str) -> Question:
+        """The question whether the model with ``digest`` has computed ``request``."""
+        name = outcome_id(request.source, digest)
+        content = msgspec.msgpack.encode((FORMAT, name, request))
+        key = _key(content) if len(content) <= SMALL_BYTES else await asyncio.to_thread(_key, content)
+        return cls(request=request, outcome_id=name, key=key)
 
     def read(self, value: bytes) -> Kept:
         """What ``value`` holds. Raises ResultStoreError when that is no outcome of this record."""
@@ -68,6 +73,10 @@ class Question:
         if kept.outcome.id != self.outcome_id:
             raise ResultStoreError(f"what it has for {self.request.source} is another record's")
         return kept
+
+
+def _key(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class Recall:
@@ -110,7 +119,7 @@ class Recall:
         A kept one is what it was, ``created_at_ms`` and ``timings`` included. If it was streamed, the same pieces go to
         ``emit`` again under the same numbers: a reader that had some of them, or none, gets the rest and the last.
         """
-        question = Question(request, digest)
+        question = await Question.about(request, digest)
         kept = await self._gets.run(question)
         if kept is not None:
             _stream_again(kept, request, digest, emit)
