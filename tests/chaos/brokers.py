@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Collection
 from pathlib import Path
@@ -38,6 +39,8 @@ class Brokers:
         settings = BrokerSettings(data=str(folder), heap_mib=256, start_timeout_s=120)
         self._broker = EmbeddedBroker(settings, nodes=nodes, extra_properties=PROPERTIES)
         self.bootstrap_servers = ""
+        self._folder = folder
+        self._lives = 0
         self._admin: AdminClient
 
     def start(self) -> None:
@@ -63,7 +66,14 @@ class Brokers:
 
     async def restart(self) -> None:
         """Start the nodes that are away; returns when clients are served again. Raises BrokerError."""
+        self._keep_logs()
         await asyncio.to_thread(self._broker.start)
+
+    def _keep_logs(self) -> None:
+        """Kafka begins its log anew at each start."""
+        self._lives += 1
+        for log in self._folder.glob("node-*/server.log"):
+            shutil.copy(log, log.with_name(f"server-{self._lives}.log"))
 
     async def freeze(self, node: int, seconds: float) -> None:
         """Stop a node's process for a while; it wakes up believing what it believed before."""

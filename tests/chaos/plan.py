@@ -13,6 +13,7 @@ from tests.chaos.faults import FAULTS, Need
 __all__ = ["MODES", "Plan", "chaos_settings"]
 
 MODES = ("at_least_once", "exactly_once")
+FAILING = {"failing_session", "session_hiccup"}
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -38,6 +39,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Those of ``kinds`` that this run has what they need for."""
         there = {need for need, has in self._needs().items() if has}
         return tuple(kind for kind in self.kinds if FAULTS[kind].needs <= there)
+
+    @property
+    def sound(self) -> bool:
+        """Whether no session is made to fail."""
+        return FAILING.isdisjoint(self.possible)
 
     def _needs(self) -> dict[Need, bool]:
         return {"three brokers": self.brokers == 3, "static members": self.static_members}

@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from pipeline.settings import KafkaSettings
 
-__all__ = ["KIND", "POISON_PIXEL", "POISON_TOKEN", "NewRecord", "draw_record", "expected_answer", "is_poison"]
+__all__ = [
+    "KIND",
+    "POISON_PIXEL",
+    "POISON_TOKEN",
+    "NewRecord",
+    "draw_record",
+    "expected_errors",
+    "expected_output",
+    "is_poison",
+]
 
 KIND = "chaos-kind"
 POISON_TOKEN = ord("~")
@@ -27,6 +37,11 @@ POISON_PIXEL = 255
 """Likewise for a batch of images, one of which begins with this value."""
 KEYS = 200
 CLASSES = 10
+TOP_K = 5
+ERRORS = {
+    "poison-bytes": frozenset({"decode_error", "validation_error"}),
+    "poison-image-bytes": frozenset({"prepare_error"}),
+}
 DEADLINE_S = 3.0
 
 Header = tuple[str, str | bytes | None]
@@ -56,14 +71,27 @@ def is_poison(kind: str) -> bool:
     return kind.startswith("poison")
 
 
-def expected_answer(kind: str, value: bytes | None) -> str | None:
-    """The text or the label that answers a record; ``None`` for poison."""
+def expected_errors(kind: str) -> frozenset[str]:
+    """The codes that a record of ``kind`` may fail with; a good one only with those of a failing session."""
+    return ERRORS.get(kind, frozenset({"inference_error"}))
+
+
+def expected_output(kind: str, value: bytes | None) -> dict[str, Any] | None:
+    """The output that answers a record; ``None`` for poison."""
     if is_poison(kind) or value is None:
         return None
     if kind == "image":
         with Image.open(io.BytesIO(value)) as image:
-            return str(int(image.tobytes()[0]) % CLASSES)
-    return str(json.loads(value)["prompt"]) if value.startswith(b"{") else value.decode()
+            return {"type": "classification", "labels": _labels(int(image.tobytes()[0]) % CLASSES)}
+    text = str(json.loads(value)["prompt"]) if value.startswith(b"{") else value.decode()
+    return {"type": "text", "text": text, "finish_reason": "stop"}
+
+
+def _labels(best: int) -> list[dict[str, Any]]:
+    """The softmax of 1 for one class and 0 for the others; these follow in their own order."""
+    order = [best, *(label for label in range(CLASSES) if label != best)][:TOP_K]
+    total = math.e + CLASSES - 1
+    return [{"label": str(label), "score": (math.e if label == best else 1) / total} for label in order]
 
 
 Made = tuple[bytes | None, list[Header]]

@@ -97,7 +97,7 @@ async def _run_mode(plan: Plan, mode: str, folder: Path, brokers: Brokers, scree
         sender.abandon()
     return ModeRun(
         mode=mode,
-        verdict=await asyncio.to_thread(_judge, mode, settings, sender),
+        verdict=await asyncio.to_thread(_judge, mode, settings, sender, plan.sound),
         faults={**{kind: timeline.faults[kind] for kind in plan.possible}, "poison_record": _poison(sender)},
         exits=dict(world.workers.exits),
         tracebacks=sum(log.read_text(errors="replace").count("Traceback (most recent") for log in logs.glob("*.log")),
@@ -156,7 +156,7 @@ async def _stop(workers: Workers, settings: Settings) -> list[str]:
     ]
 
 
-def _judge(mode: str, settings: Settings, sender: Sender) -> Verdict:
+def _judge(mode: str, settings: Settings, sender: Sender, sound: bool) -> Verdict:
     kafka = settings.kafka
 
     def read(names: Collection[str]) -> Sequence[Seen]:
@@ -164,4 +164,4 @@ def _judge(mode: str, settings: Settings, sender: Sender) -> Verdict:
 
     records = {seen.place: seen for seen in read((kafka.prompts, kafka.images))}
     outcomes = read((kafka.prompt_results, kafka.image_results))
-    return judge(mode, sender.acked, records, outcomes, read((kafka.dead_letters,)))
+    return judge(mode, sender.acked, records, outcomes, read((kafka.dead_letters,)), sound=sound)
