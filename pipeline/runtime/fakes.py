@@ -90,7 +90,9 @@ def _echo(history: IntArray) -> int:
 
 
 class FakeTokenizer:
-    """One token a byte of UTF-8, and one more that ends the prompt."""
+    """One token a byte of UTF-8, and one more that ends the prompt, which no text can hold."""
+
+    special_tokens: tuple[str, ...] = ()
 
     def encode(self, text: str) -> list[int]:
         """The bytes of ``text``, then 256."""

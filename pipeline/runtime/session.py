@@ -77,6 +77,10 @@ class DecoderSession(Protocol):
 class TextCodec(Protocol):
     """A tokenizer. Safe to call from several threads."""
 
+    @property
+    def special_tokens(self) -> Sequence[str]:
+        """What a text must not hold if :meth:`encode` is to find no special token in it."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; special tokens written in it are recognised, none are added."""
 

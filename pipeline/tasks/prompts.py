@@ -1,7 +1,14 @@
-"""From a request's messages or prompt to token ids that fit a slot."""
+"""From a request's messages or prompt to token ids that fit a slot.
+
+Special tokens belong to the chat template: one that is written in a message is plain text, so nobody can end their own
+message and speak as somebody else. A ``prompt`` is taken as it is, special tokens included: it is the whole of what the
+model reads, and writing it means writing its template.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +25,9 @@ __all__ = ["PromptReader", "load_chat_template"]
 
 # No tokenizer in use has longer tokens than this, so a text with more characters than it allows need not be tokenized.
 MAX_TOKEN_CHARS = 256
+# Stands in a message where a special token written there is cut in two. It is a noncharacter (Unicode 23.7), which no
+# text for interchange holds; one that does loses it.
+CUT = "\ufdd0"
 
 
 class PromptReader:
@@ -35,6 +45,7 @@ class PromptReader:
         self._codec = codec
         self._template = template
         self._capacity = capacity
+        self._special = _beginnings(codec.special_tokens)
 
     def read(self, text: TextInput) -> list[int]:
         """Token ids of the prompt; at least one, and room for one more in the slot.
@@ -46,10 +57,15 @@ class PromptReader:
         prompt = self._render(text) if text.prompt is None else text.prompt
         if len(prompt) > self._capacity * MAX_TOKEN_CHARS:
             raise self._too_long(f"{len(prompt)} characters", where)
-        ids = self._codec.encode(prompt)
+        parts = prompt.split(CUT) if text.prompt is None else [prompt]
+        ids = [token for part in parts for token in self._codec.encode(part)]
         if text.prompt is not None and self._spec.bos_token_id is not None:
             ids = [self._spec.bos_token_id, *ids]
         return self._checked(ids, where)
+
+    def _plain(self, content: str) -> str:
+        """``content`` with each special token cut after its first character."""
+        return content if self._special is None else self._special.sub(rf"\1{CUT}", content)
 
     def _checked(self, ids: list[int], where: str) -> list[int]:
         if not ids:
@@ -69,14 +85,20 @@ class PromptReader:
 
     def _render(self, text: TextInput) -> str:
         if self._template is None:
-            return _only_message(text)
-        messages = [{"role": message.role, "content": message.content} for message in text.messages]
+            return self._plain(_only_message(text))
+        messages = [{"role": message.role, "content": self._plain(message.content)} for message in text.messages]
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
         except TemplateError as error:
             raise PrepareError(
                 f"the model's chat template refuses the messages: {error}", where="$.messages"
             ) from error
+
+
+def _beginnings(special_tokens: Sequence[str]) -> re.Pattern[str] | None:
+    """Matches the first character of each special token, also of those that overlap."""
+    tokens = "|".join(re.escape(token) for token in special_tokens)
+    return re.compile(f"(?=(?:{tokens}))(.)", re.DOTALL) if tokens else None
 
 
 def _only_message(text: TextInput) -> str:
