@@ -34,7 +34,9 @@ def choose_token(logits: Logits, temperature: float, top_p: float, random: np.ra
         return int(logits.argmax())
     # A copy in float64: rounding must not depend on the row of the batch that the logits stood in.
     scaled = logits.astype(np.float64)
-    weights = np.exp((scaled - scaled.max()) / temperature)
+    # In place of what overflows there is -inf, whose weight is 0: the limit of ever lower temperatures.
+    with np.errstate(over="ignore"):
+        weights = np.exp((scaled - scaled.max()) / temperature)
     probabilities = weights / weights.sum()
     tokens = _nucleus(probabilities, top_p) if top_p < 1.0 else np.arange(len(probabilities))
     return int(tokens[_draw(probabilities[tokens], random)])

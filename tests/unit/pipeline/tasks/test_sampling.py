@@ -22,6 +22,14 @@ def test_temperature_0_takes_the_likeliest() -> None:
     assert draw(50, temperature=0.0) == {0: 50}
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-9])
+def test_the_lowest_temperatures_take_the_likeliest_too_and_share_between_equals(temperature: float) -> None:
+    assert draw(50, temperature=temperature) == {0: 50}
+    assert draw(50, temperature=temperature, top_p=0.5) == {0: 50}
+    impossible = np.array([-np.inf, 1.0, 1.0, 0.9], np.float32)
+    assert set(draw(200, temperature=temperature, logits=impossible)) == {1, 2}
+
+
 def test_tokens_come_as_often_as_they_are_likely() -> None:
     counts = draw(20_000)
     for token, probability in enumerate((0.5, 0.3, 0.15, 0.05)):
