@@ -251,6 +251,30 @@ def test_a_repeated_step_gives_the_same_again(cached: DecoderSession) -> None:
     assert (decode(cached, 0, [PROMPTS[0]]) == decode(cached, 0, [PROMPTS[0]])).all()
 
 
+def test_what_a_failed_step_wrote_beyond_the_tokens_is_written_anew_before_it_is_read(cached: DecoderSession) -> None:
+    """A step may fail half way, or be run with a blank token in the place of one that is not tried."""
+    for slot in (0, 1):
+        read(cached, slot, PROMPTS[1])
+    length = np.array([len(PROMPTS[1])], np.int64)
+    for garbage in ([[7]], [[0]], [[9, 9, 9]]):
+        cached.step(1, np.array(garbage, np.int64), length)
+    assert (decode(cached, 1, [PROMPTS[1]]) == decode(cached, 0, [PROMPTS[1]])).all()
+    continued = np.array([PROMPTS[1][:3]], np.int64)
+    after = [cached.step(slot, continued, length).copy() for slot in (0, 1)]
+    assert (after[0] == after[1]).all()
+
+
+def test_a_token_that_the_graph_cannot_take_fails_the_step_and_leaves_its_mates_as_they_were(tmp_path: Path) -> None:
+    session = OnnxBackend(CPU).open_decoder(decoder(tmp_path, precision="fp32"), LAYOUT)
+    for slot, prompt in enumerate(PROMPTS):
+        read(session, slot, prompt)
+    expected = decode(session, 0, PROMPTS)
+    bad = [PROMPTS[0], [VOCABULARY, *PROMPTS[1][1:]], *PROMPTS[2:]]
+    with pytest.raises(SessionError, match="out of data bounds"):
+        decode(session, 0, bad)
+    assert (decode(session, 0, PROMPTS) == expected).all()
+
+
 def test_a_missing_or_damaged_file_stops_the_start_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.onnx"):
         open_session(tmp_path / "none.onnx", CPU)
