@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from agents.committed import committed_offsets
 from agents.delivery import Delivery
+from agents.exactly_once import ExactlyOnceOutbox
 from agents.ledger import Ledger
 from agents.outbox import AtLeastOnceOutbox, Outbox
 from agents.publisher import Publisher
 from agents.serving import Route, Server
 from agents.topics import DEAD_LETTER_FACTOR
-from agents.transactions import ExactlyOnceOutbox, Transactions
+from agents.transactions import Transactions
 from agents.transport.driver import BatchApp
 from agents.transport.flow import Flow
 from agents.transport.poller import Poller
@@ -128,7 +131,12 @@ class InferenceApp(BatchApp):
             return AtLeastOnceOutbox(ledger, self.publisher, self._poller, interval_s=interval_s)
         return ExactlyOnceOutbox(
             ledger,
-            Transactions(transaction_config(settings), timeout_s=settings.kafka.transaction_timeout_s),
+            Transactions(
+                transaction_config(settings),
+                partial(committed_offsets, consumer_config(settings)),
+                timeout_s=settings.kafka.transaction_timeout_s,
+                patience_s=settings.kafka.delivery_timeout_s,
+            ),
             self._poller,
             interval_s=settings.worker.transaction_interval_s,
             max_records=settings.worker.transaction_max_records,

@@ -1,7 +1,7 @@
 """The outbox: where computed outcomes wait until Kafka has them, and how offsets follow them.
 
 Two of them, behind one Protocol. :class:`AtLeastOnceOutbox` publishes an outcome as soon as it is there, settles its
-record when the brokers have it, and commits offsets now and then. :class:`agents.transactions.ExactlyOnceOutbox` does
+record when the brokers have it, and commits offsets now and then. :class:`agents.exactly_once.ExactlyOnceOutbox` does
 all of that in Kafka transactions.
 """
 

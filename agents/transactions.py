@@ -1,62 +1,83 @@
-"""Exactly once: outcomes, dead letters, last pieces of answers and offsets, in one Kafka transaction at a time.
+"""Outcomes, dead letters, last pieces of answers and offsets, in one Kafka transaction at a time.
 
-The steps of one transaction are numbered in :meth:`Transactions.run`. What a transaction carries is exactly the
-outcomes of the records below the offsets it commits: an outcome that is ready early waits for the records before it in
-its partition, so a crash at any moment leaves each record either answered and committed, or neither. The group's
-membership goes along with the offsets, so a worker that has lost its partitions without knowing it (a zombie) is
-refused by the broker (KIP-447).
+The steps of one transaction are numbered in :meth:`Transactions.run`. The group's membership goes along with the
+offsets, so a worker that has lost its partitions without knowing it (a zombie) is refused by the broker (KIP-447).
 
-A transaction that is aborted loses nothing: its outcomes are still here and go into the next one, unless their
-partitions have moved. A fenced producer ends the worker.
+A transaction that fails is aborted. Where even that does not work (the broker was killed under it, its coordinator has
+forgotten the producer, the client's sequence numbers are broken) the producer is made anew under the same
+``transactional.id``: to register it, the coordinator first ends whatever is left of the old one. If the commit had been
+asked for and its answer is missing, the group's committed offsets then tell whether it happened.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections import defaultdict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from agents.daemon import DaemonThread
-from agents.outbox import note
 from pipeline.errors import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from agents.ledger import Ledger, Partition
-    from agents.outbox import CommitsOffsets, Place
+    from agents.ledger import Partition
     from agents.publisher import OutgoingRecord
-    from pipeline.errors import MillraceError
 
-__all__ = ["ExactlyOnceOutbox", "Transactions"]
+    CommittedOffsets = Callable[[Collection[Partition], float], Mapping[Partition, int]]
+
+__all__ = ["AbortedError", "Transactions"]
 
 LOG = logging.getLogger("millrace.transactions")
 OPEN_TIMEOUT_S = 30.0
+ABORT_TIMEOUT_S = 5.0
+LOOK_TIMEOUT_S = 30.0
 MIN_STEP_S = 1.0
+RETRY_S = 0.5
+
+REFUSALS = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "Raise max.message.bytes of the results and dead letter topics: `millrace topics` "
+    "sets it as kafka.max_message_bytes asks.",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "Allow this worker to write to the results, dead letter and token topics.",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "Allow this worker to read in its group (kafka.group_id).",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "Allow this worker to write under transactional ids that begin "
+    "with kafka.group_id.",
+}
+"""What no further try would mend, and what does."""
 
 
 class AbortedError(Exception):
-    """The transaction was aborted; its records may go into the next one."""
+    """The transaction did not happen; its records may go into the next one."""
 
 
 class Transactions:
-    """One transactional producer. Every call blocks, and all of them belong to one thread.
+    """One transactional producer at a time. Every call blocks, and all of them belong to one thread.
 
     Args:
-        config: librdkafka settings with a ``transactional.id`` of this process's own.
+        config: librdkafka settings with a ``transactional.id`` of this worker's own.
+        committed: the group's committed offsets of these partitions, asked for at most these seconds, with nothing of
+            a transaction pending; raises KafkaException.
         timeout_s: bound of one whole transaction.
+        patience_s: how long Kafka may take no transaction at all.
     """
 
-    def __init__(self, config: Mapping[str, Any], *, timeout_s: float) -> None:
-        self._producer = Producer(dict(config))
-        self._servers = config.get("bootstrap.servers", "")
+    def __init__(
+        self, config: Mapping[str, Any], committed: CommittedOffsets, *, timeout_s: float, patience_s: float
+    ) -> None:
+        self._config = dict(config)
+        self._committed = committed
         self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._producer = Producer(self._config)
         self._deadline = 0.0
+        self._failing_since: float | None = None
+
+    @property
+    def bound_s(self) -> float:
+        """No :meth:`run` takes longer."""
+        return self._timeout_s + ABORT_TIMEOUT_S + self._patience_s + LOOK_TIMEOUT_S
 
     def open(self) -> None:
         """Register the transactional id. Raises TransportError."""
@@ -73,9 +94,10 @@ class Transactions:
 
         Raises:
             AbortedError: neither; try again with fresh metadata.
-            TransportError: the producer is fenced or broken; the worker must end.
+            TransportError: Kafka refuses, or takes nothing for too long; the worker must end.
         """
         self._deadline = time.monotonic() + self._timeout_s
+        committing = False
         try:
             # 1. Begin.
             self._producer.begin_transaction()
@@ -84,9 +106,11 @@ class Transactions:
             # 3. Offsets, with the membership that fences zombies.
             self._producer.send_offsets_to_transaction(_positions(offsets), metadata, self._left_s())
             # 4. Commit: flushes, and fails unless every record was delivered.
+            committing = True
             self._commit()
         except KafkaException as error:
-            self._abort(error)
+            self._recover(error.args[0], offsets if committing else None)
+        self._failing_since = None
 
     def close(self) -> None:
         """Let go of what is queued; an open transaction times out at the broker."""
@@ -94,11 +118,15 @@ class Transactions:
         with suppress(KafkaException):  # a fenced producer refuses even this, and its worker must end by its own reason
             self._producer.flush(0)
 
+    @property
+    def _servers(self) -> str:
+        return str(self._config.get("bootstrap.servers", ""))
+
     def _produce(self, records: Sequence[OutgoingRecord]) -> None:
         for record in records:
             while not self._try_produce(record):
                 if time.monotonic() > self._deadline:
-                    raise TransportError(f"Kafka has taken none of a transaction's records for {self._timeout_s:g} s.")
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL))
                 self._producer.poll(0.05)
 
     def _try_produce(self, record: OutgoingRecord) -> bool:
@@ -122,142 +150,68 @@ class Transactions:
             else:
                 return
 
-    def _abort(self, error: KafkaException) -> None:
-        """Abort on account of ``error``. Raises AbortedError, or TransportError when nothing more is possible."""
-        reason = error.args[0]
-        if reason.fatal():
-            raise TransportError(f"the transactional producer cannot go on: {reason.str()}") from error
+    def _recover(self, reason: KafkaError, asked: Mapping[Partition, int] | None) -> None:
+        """Make the producer fit for the next transaction.
+
+        Args:
+            reason: of the failure.
+            asked: the offsets whose commit was asked for, if it was; returns when it did happen.
+        """
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        aborted = self._abort(reason, unanswered=asked is not None and reason.retriable())
+        if hint := REFUSALS.get(reason.code()):
+            raise TransportError(f"Kafka refuses a transaction: {reason.str()}. {hint}")
+        if not aborted:
+            self._renew(reason)
+            if asked is not None and self._happened(asked):
+                return
+        if now - self._failing_since > self._patience_s:
+            raise TransportError(f"Kafka has taken no transaction for {self._patience_s:g} s: {reason.str()}.")
+        raise AbortedError(reason.str())
+
+    def _abort(self, reason: KafkaError, *, unanswered: bool) -> bool:
+        """Abort, if the producer is still able to."""
+        if unanswered or reason.fatal():
+            return False
         try:
-            self._producer.abort_transaction(self._left_s())
-        except KafkaException as second:
-            raise TransportError(f"a transaction could not be aborted: {second} (after: {reason.str()})") from second
-        if reason.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            self._producer.abort_transaction(ABORT_TIMEOUT_S)
+        except KafkaException as error:
+            LOG.warning("a transaction could not be aborted: %s (after: %s)", error.args[0].str(), reason.str())
+            return False
+        return True
+
+    def _renew(self, reason: KafkaError) -> None:
+        """A new producer under the old id: registering it ends whatever transaction the old one left."""
+        LOG.warning("making the transactional producer anew: %s", reason.str())
+        self.close()
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            self._producer = Producer(self._config)
+            try:
+                self._producer.init_transactions(max(MIN_STEP_S, deadline - time.monotonic()))
+            except KafkaException as error:
+                last = error.args[0]
+            else:
+                return
+            if time.monotonic() > deadline or last.code() in REFUSALS:
+                raise TransportError(
+                    f"Kafka at {self._servers} has taken no transaction for {self._patience_s:g} s: {last.str()} "
+                    f"(after: {reason.str()}). What is not committed will be served again."
+                )
+            time.sleep(RETRY_S)
+
+    def _happened(self, offsets: Mapping[Partition, int]) -> bool:
+        """Whether the transaction that was to commit ``offsets`` did so, or another owner went past them since."""
+        try:
+            found = self._committed(list(offsets), LOOK_TIMEOUT_S)
+        except KafkaException as error:
             raise TransportError(
-                f"a transaction holds a record that its topic does not take: {reason.str()}. Raise max.message.bytes "
-                "of the results and dead letter topics: `millrace topics` sets it as kafka.max_message_bytes asks."
+                f"a commit was not answered, and Kafka does not tell whether it happened: {error.args[0].str()}. The "
+                "next owner of the partitions goes by what is committed."
             ) from error
-        raise AbortedError(reason.str()) from error
+        return all(found.get(partition, -1) >= offset for partition, offset in offsets.items())
 
 
 def _positions(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
     return [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
-
-
-class Held(NamedTuple):
-    """A computed outcome that no transaction has taken yet."""
-
-    records: Sequence[OutgoingRecord]
-    closed: Callable[[bool], None]
-
-
-class ExactlyOnceOutbox:
-    """Holds outcomes until their records and all before them can be committed, then does so in one transaction.
-
-    Args:
-        ledger: of the worker.
-        transactions: the producer.
-        consumer: tells the group's membership.
-        interval_s: seconds between two transactions.
-        max_records: records that cut a transaction before its time.
-    """
-
-    def __init__(
-        self,
-        ledger: Ledger,
-        transactions: Transactions,
-        consumer: CommitsOffsets,
-        *,
-        interval_s: float,
-        max_records: int,
-    ) -> None:
-        self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
-        self._interval_s = interval_s
-        self._ledger = ledger
-        self._transactions = transactions
-        self._consumer = consumer
-        self._max_records = max_records
-        self._held: defaultdict[Partition, dict[int, Held]] = defaultdict(dict)
-        self._count = 0
-        self._turn = asyncio.Lock()
-        self._thread = DaemonThread("kafka-transactions")
-        self._full = asyncio.Event()
-
-    @property
-    def held(self) -> int:
-        """Outcomes that no transaction has committed."""
-        return self._count
-
-    async def open(self) -> None:
-        """Register with the broker. Raises TransportError."""
-        await self._blocking(self._transactions.open)
-
-    def put(self, place: Place, records: Sequence[OutgoingRecord], closed: Callable[[bool], None]) -> None:
-        """Hold ``records`` for a transaction to come."""
-        if not self._ledger.settle(*place):
-            closed(False)
-            return
-        self._held[place.partition][place.offset] = Held(records, closed)
-        self._count += 1
-        if self._count >= self._max_records:
-            self._full.set()
-
-    async def due(self) -> None:
-        """Return after the interval, or when a full transaction waits."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._full.wait(), self._interval_s)
-        self._full.clear()
-
-    async def commit(self) -> None:
-        """One transaction over the unbroken prefix of every partition."""
-        if not self._ledger.commits():
-            return
-        # Not under the lock: while partitions are being given up the poll thread waits for give_up, not for this.
-        metadata = await asyncio.wrap_future(self._consumer.group_metadata())
-        async with self._turn:
-            if offsets := self._ledger.commits():
-                await self._transact(offsets, metadata)
-
-    async def flush(self) -> None:
-        """Nothing: the next commit delivers."""
-
-    async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:
-        """A last transaction for ``partitions``; what cannot be committed is dropped, for its next owner repeats it."""
-        async with self._turn:
-            if offsets := self._ledger.commits(partitions):
-                await self._transact(offsets, metadata)
-        return {}
-
-    def drop(self, partitions: Iterable[Partition]) -> None:
-        """Forget what is held: the next owner computes it again, with the same outcome ids."""
-        for partition in partitions:
-            dropped = self._held.pop(partition, {})
-            self._count -= len(dropped)
-            for held in dropped.values():
-                held.closed(False)
-
-    async def close(self, timeout_s: float) -> None:
-        """Let go of the producer; a transaction that still waits for Kafka is left to time out at the broker."""
-        try:
-            await asyncio.wait_for(self._blocking(self._transactions.close), timeout_s)
-        except TimeoutError:
-            LOG.warning("left a transaction unfinished: Kafka does not answer")
-
-    async def _transact(self, offsets: Mapping[Partition, int], metadata: Any) -> None:
-        taken = [(p, o, held) for p, end in offsets.items() for o, held in self._held[p].items() if o < end]
-        records = [record for _, _, held in taken for record in held.records]
-        try:
-            await self._blocking(self._transactions.run, records, offsets, metadata)
-        except AbortedError as error:
-            LOG.warning("a transaction of %d records was aborted (%s); trying again", len(records), error)
-            return
-        except TransportError as error:
-            note(self.failed, error)
-            return
-        self._ledger.committed(offsets)
-        for partition, offset, held in taken:
-            if self._held[partition].pop(offset, None) is not None:  # else it was dropped meanwhile
-                self._count -= 1
-                held.closed(True)
-
-    async def _blocking(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.wrap_future(self._thread.submit(function, *args))

@@ -58,10 +58,16 @@ def _membership(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def transaction_config(settings: Settings) -> dict[str, Any]:
-    """A transactional producer's. Its id is the process's own: the group fences zombies (KIP-447), not the id."""
+    """A transactional producer's.
+
+    Its id is the process's own, for the group fences zombies (KIP-447), not the id. A static member's is the member's:
+    the worker that takes its place need not wait until the transaction that it may have left open has timed out.
+    """
     return {
         **producer_config(settings),
-        "transactional.id": f"{settings.kafka.group_id}-{uuid.uuid4().hex}",
+        "transactional.id": f"{settings.kafka.group_id}-{settings.kafka.group_instance_id or uuid.uuid4().hex}",
+        # librdkafka 2.16 forgets its coordinator when it bootstraps again, and then commits nothing for many seconds.
+        "metadata.recovery.strategy": "none",
         "transaction.timeout.ms": int(settings.kafka.transaction_timeout_s * 1_000),
         # At most the transaction's timeout, or librdkafka refuses it.
         "delivery.timeout.ms": int(
