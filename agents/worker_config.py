@@ -6,10 +6,10 @@ cannot be changed that way.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from agents.library_log import LIBRARY_LOG
 from agents.topics import client_config
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["consumer_config", "producer_config", "transaction_config"]
 
-LIBRARY_LOG = logging.getLogger("millrace.kafka")
-# A fresh broker says so for a moment; librdkafka tries again by itself and speaks up if it lasts.
-LIBRARY_LOG.addFilter(lambda line: "Coordinator load in progress" not in line.getMessage())
 PREFETCH_KIB = 16 * 1024
 LARGEST_MESSAGE = 1_000_000_000
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import random
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -20,18 +22,20 @@ from msgspec import Struct
 import agents.app
 import agents.worker
 from agents.delivery import Delivery
+from agents.library_log import LIBRARY_LOG
 from agents.transactions import Transactions
 from agents.transport.poller import Poller
-from agents.worker_config import LIBRARY_LOG
 from pipeline.engine import Engine
 from pipeline.errors import MillraceError
 from pipeline.runtime.fakes import FakeBackend, fake_classifier, fake_generator
 from pipeline.settings import Settings
 from tests.chaos.control import Obedience
+from tests.chaos.counters import snapshot
 
 __all__ = ["Order", "serve"]
 
 LOG = logging.getLogger("chaos.worker")
+COUNT_S = 0.5
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -51,6 +55,11 @@ class Order(Struct, frozen=True, kw_only=True):
         """Where it writes."""
         return Path(self.folder, f"{self.name}.log")
 
+    @property
+    def counters(self) -> Path:
+        """Where it keeps what it has counted."""
+        return Path(self.folder, f"{self.name}.counters")
+
 
 def serve(order: Order) -> int:
     """Be the worker; the exit code. Standard output and error are the log file already."""
@@ -68,7 +77,9 @@ def serve(order: Order) -> int:
     backend = FakeBackend(fault=obedience.fault)
 
     def create_app(settings: Settings) -> agents.app.InferenceApp:
-        return agents.app.create_app(settings, Engine(settings, models, backend=backend))
+        engine = Engine(settings, models, backend=backend)
+        threading.Thread(target=_keep_counters, args=(engine, order.counters), daemon=True).start()
+        return agents.app.create_app(settings, engine)
 
     try:
         with patch.object(agents.worker, "create_app", create_app):
@@ -78,6 +89,14 @@ def serve(order: Order) -> int:
         return 1
     except KeyboardInterrupt:  # before it had handlers of its own; the command ends so, too
         return 1
+
+
+def _keep_counters(engine: Engine, file: Path) -> None:
+    partial = file.with_suffix(".partial-counters")
+    while True:
+        partial.write_bytes(msgspec.json.encode(snapshot(engine.metrics.registry)))
+        partial.replace(file)
+        time.sleep(COUNT_S)
 
 
 def _log_to_stderr(obedience: Obedience) -> None:
