@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,6 +45,7 @@ LOG = logging.getLogger("millrace.delivery")
 GIVE_UP_GRACE_S = 0.5
 GIVE_UP_TIMEOUT_S = 5.0
 LAST_COMMIT_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 5.0
 
 
 class Delivery(Service):  # type: ignore[misc]
@@ -90,11 +91,15 @@ class Delivery(Service):  # type: ignore[misc]
         self._pieces = pieces
         self._flows = flows
         self._tokens = tokens
-        self._metrics = metrics
+        self._records = metrics.records
+        # Found once: finding a metric by its labels costs more than counting in it.
+        self._outcomes = cache(metrics.outcomes.labels)
+        self._steps = cache(metrics.steps.labels)
+        self._end_to_end = cache(metrics.end_to_end.labels)
         self._route = route
         self._runs = runs
         self._lag = LagWatch(ledger, metrics, timeout_s=watchdog_timeout_s, work=self._work)
-        self._working: defaultdict[Partition, set[asyncio.Task[None]]] = defaultdict(set)
+        self._working: defaultdict[Partition, set[asyncio.Task[bool]]] = defaultdict(set)
         self._order = KeyOrder()
 
     # The poll thread.
@@ -150,10 +155,12 @@ class Delivery(Service):  # type: ignore[misc]
         if self._ledger.epoch(batch.partition) != batch.epoch:
             self._give_back(batch.messages)  # the partition was given up while the batch lay on the channel
             return
+        flow, working = self._flows[batch.partition.topic], self._working[batch.partition]
         for record, message in zip(batch.records(), batch.messages, strict=True):
-            task = asyncio.create_task(self._serve(batch, record, record_size(message)))
-            self._working[batch.partition].add(task)
-            task.add_done_callback(self._working[batch.partition].discard)
+            size = record_size(message)
+            task = asyncio.create_task(self._serve(batch, record, size))
+            working.add(task)
+            task.add_done_callback(partial(_ended, working, flow, size))
 
     async def drain(self, timeout_s: float) -> int:
         """Fetch no more, finish what is held within ``timeout_s``, commit. Returns how many records are given back."""
@@ -169,8 +176,12 @@ class Delivery(Service):  # type: ignore[misc]
         return self._ledger.unsettled() + self._outbox.held
 
     async def leave(self) -> None:
-        """Leave the consumer group; what is unsettled is served by its next owner."""
-        await asyncio.to_thread(self.poller.stop)
+        """Leave the consumer group; what is unsettled is served by its next owner.
+
+        While Kafka is away it cannot be told; the group then notices after ``kafka.session_timeout_s``.
+        """
+        if not await asyncio.to_thread(self.poller.stop, LEAVE_TIMEOUT_S):
+            LOG.warning("left the group without a word: Kafka does not answer")
 
     async def _last_commit(self) -> None:
         await self._outbox.flush()
@@ -193,11 +204,11 @@ class Delivery(Service):  # type: ignore[misc]
             self._drop([partition])
             self._ledger.assign([partition])
         epoch = self._ledger.open(partition, offsets)
-        self._metrics.records.labels(partition.topic).inc(len(messages))
+        self._records.labels(partition.topic).inc(len(messages))
         self._route(Batch(partition, epoch, messages))
 
-    async def _serve(self, batch: Batch, record: RawRecord, size: int) -> None:
-        held = True
+    async def _serve(self, batch: Batch, record: RawRecord, size: int) -> bool:
+        """Serve one record. Returns whether the outbox has its outcome, and with it the record's share of the flow."""
         last_pieces: list[OutgoingRecord] = []
         key = None if record.key is None else (batch.partition, record.key)
         try:
@@ -206,28 +217,27 @@ class Delivery(Service):  # type: ignore[misc]
                 reply = await self._server.serve(record, self._emitter(record, last_pieces))
                 computed = time.perf_counter()
             if self.failed.done():
-                return  # an earlier record of this key may be the one that failed
+                return False  # an earlier record of this key may be the one that failed
             # 3. Publish, verify the delivery, settle, commit: the outbox, in the order of its delivery mode.
             records = [*last_pieces, *self._server.encode(record, _timed(reply, computed))]
-            closed = partial(self._closed, record, size, reply, computed)
+            closed = partial(self._guarded, self._closed, record, size, reply, computed)
             self._outbox.put(Place(batch.partition, batch.epoch, record.offset), records, closed)
-            held = False
         except MillraceError as error:
             self.fail(error)
         except Exception as error:
             self.fail_on_bug(error, f"record {record.name}")
-        finally:
-            if held:
-                self._flows[record.topic].give_back(size)
+        else:
+            return True
+        return False
 
     def _closed(self, record: RawRecord, size: int, reply: Reply, computed: float, delivered: bool) -> None:
         self._flows[record.topic].give_back(size)
         if not delivered:
             return
         model = reply.outcome.model.name if reply.outcome.model else ""
-        self._metrics.outcomes.labels(record.topic, reply.outcome.status).inc()
-        self._metrics.steps.labels(model, "publish").observe(time.perf_counter() - computed)
-        self._metrics.end_to_end.labels(record.topic).observe(max(0.0, time.time() - record.timestamp_ms / 1_000))
+        self._outcomes(record.topic, reply.outcome.status).inc()
+        self._steps(model, "publish").observe(time.perf_counter() - computed)
+        self._end_to_end(record.topic).observe(max(0.0, time.time() - record.timestamp_ms / 1_000))
 
     def _emitter(self, record: RawRecord, last: list[OutgoingRecord]) -> Callable[[TokenPiece], None]:
         """Publishes pieces as they come; the last one goes with the outcome, whose promise it shares."""
@@ -237,12 +247,12 @@ class Delivery(Service):  # type: ignore[misc]
             if piece.finish_reason is not None:
                 last.append(outgoing)
             else:
-                self._pieces.publish([outgoing]).add_done_callback(self._check_piece)
+                self._pieces.publish([outgoing], self._check_piece)
 
         return emit
 
-    def _check_piece(self, delivered: asyncio.Future[None]) -> None:
-        if not delivered.cancelled() and isinstance(error := delivered.exception(), MillraceError):
+    def _check_piece(self, error: TransportError | None) -> None:
+        if error is not None:
             self.fail(error)
 
     def _give_back(self, messages: Iterable[Message]) -> None:
@@ -285,6 +295,13 @@ class Delivery(Service):  # type: ignore[misc]
                     await self._outbox.commit()
             except TransportError as error:
                 LOG.warning("%s", error)  # the consumer ended meanwhile, and has said why
+
+
+def _ended(working: set[asyncio.Task[bool]], flow: Flow, size: int, task: asyncio.Task[bool]) -> None:
+    """A task may be cancelled before its first step, so its record is given back here and not in it."""
+    working.discard(task)
+    if task.cancelled() or not task.result():
+        flow.give_back(size)
 
 
 def _timed(reply: Reply, computed: float) -> Reply:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Hashable
+from types import TracebackType
 
 __all__ = ["KeyOrder"]
 
@@ -15,24 +15,37 @@ class KeyOrder:
     def __init__(self) -> None:
         self._last: dict[Hashable, asyncio.Event] = {}
 
-    @asynccontextmanager
-    async def turn(self, key: Hashable | None) -> AsyncIterator[None]:
-        """The body runs at once; leaving waits until every earlier one of ``key`` has left. ``None`` has no order."""
-        if key is None:
-            yield
-            return
-        earlier, left = self._last.get(key), asyncio.Event()
-        self._last[key] = left
-        try:
-            yield
-        finally:
-            try:
-                if earlier is not None:
-                    await earlier.wait()
-            finally:
-                self._leave(key, left)
+    def turn(self, key: Hashable | None) -> Turn:
+        """A context whose body runs at once, and which is left when every earlier one of ``key`` has been left.
 
-    def _leave(self, key: Hashable, left: asyncio.Event) -> None:
-        left.set()
-        if self._last.get(key) is left:
-            del self._last[key]
+        ``None`` has no order.
+        """
+        return Turn(self._last, key)
+
+
+class Turn:
+    """The stay of one request."""
+
+    __slots__ = ("_earlier", "_key", "_last", "_left")
+
+    def __init__(self, last: dict[Hashable, asyncio.Event], key: Hashable | None) -> None:
+        self._last = last
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        if self._key is not None:
+            self._earlier = self._last.get(self._key)
+            self._left = self._last[self._key] = asyncio.Event()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._key is None:
+            return
+        try:
+            if self._earlier is not None:
+                await self._earlier.wait()
+        finally:
+            self._left.set()
+            if self._last.get(self._key) is self._left:
+                del self._last[self._key]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from agents.transport.poller import CommitRefusedError
-from pipeline.errors import EngineError, MillraceError, TransportError
+from pipeline.errors import EngineError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from agents.ledger import Ledger, Partition
     from agents.publisher import OutgoingRecord, Publisher
+    from pipeline.errors import MillraceError
 
 __all__ = ["AtLeastOnceOutbox", "CommitsOffsets", "Outbox", "Place", "note"]
 
 LOG = logging.getLogger("millrace.outbox")
 FLUSH_TIMEOUT_S = 2.0
+FLUSH_POLL_S = 0.005
 
 
 class Place(NamedTuple):
@@ -119,31 +122,29 @@ class AtLeastOnceOutbox:
         self._ledger = ledger
         self._publisher = publisher
         self._consumer = consumer
-        self._undelivered: defaultdict[Partition, set[asyncio.Future[None]]] = defaultdict(set)
+        self._undelivered: defaultdict[Partition, int] = defaultdict(int)
 
     def put(self, place: Place, records: Sequence[OutgoingRecord], closed: Callable[[bool], None]) -> None:
         """Publish at once; ``place`` settles when every replica in sync has the records."""
-        report = self._publisher.publish(records)
-        self._undelivered[place.partition].add(report)
-        report.add_done_callback(partial(self._settle, place, closed))
+        self._undelivered[place.partition] += 1
+        self._publisher.publish(records, partial(self._delivered, place, closed))
 
-    def _settle(self, place: Place, closed: Callable[[bool], None], report: asyncio.Future[None]) -> None:
-        self._undelivered[place.partition].discard(report)
+    def _delivered(self, place: Place, closed: Callable[[bool], None], error: TransportError | None) -> None:
+        self._undelivered[place.partition] -= 1
+        settled = False
         try:
-            report.result()
-            delivered = self._ledger.settle(*place)
-        except MillraceError as error:
-            note(self.failed, error)
-            delivered = False
-        except ValueError as error:
-            note(self.failed, EngineError(str(error)))
-            delivered = False
-        closed(delivered)
+            if error is not None:
+                note(self.failed, error)
+            else:
+                settled = self._ledger.settle(*place)
+        except ValueError as bug:
+            note(self.failed, EngineError(str(bug)))
+        closed(settled)
 
     @property
     def held(self) -> int:
         """Outcomes that the brokers have not confirmed."""
-        return sum(map(len, self._undelivered.values()))
+        return sum(self._undelivered.values())
 
     async def due(self) -> None:
         """Return after the interval."""
@@ -154,12 +155,13 @@ class AtLeastOnceOutbox:
 
     async def flush(self) -> None:
         """Wait for the delivery reports."""
-        await self._delivered(list(self._undelivered))
+        await self._wait_for(list(self._undelivered))
 
-    async def _delivered(self, partitions: Iterable[Partition]) -> None:
-        if reports := [report for partition in partitions for report in self._undelivered[partition]]:
-            await asyncio.wait(reports, timeout=FLUSH_TIMEOUT_S)
-            await asyncio.sleep(0)  # their callbacks settle
+    async def _wait_for(self, partitions: Sequence[Partition]) -> None:
+        deadline = time.monotonic() + FLUSH_TIMEOUT_S
+        # An event would cost every record of a worker's life for a wait at the end of an assignment.
+        while any(self._undelivered[name] for name in partitions) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(FLUSH_POLL_S)
 
     async def commit(self) -> None:
         """Commit the unbroken prefix of every partition."""
@@ -175,7 +177,7 @@ class AtLeastOnceOutbox:
 
     async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:  # noqa: ARG002
         """What is delivered of ``partitions`` and not committed yet."""
-        await self._delivered(partitions)
+        await self._wait_for(partitions)
         return self._ledger.commits(partitions)
 
     async def open(self) -> None:

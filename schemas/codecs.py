@@ -54,12 +54,13 @@ class Decoder:
             RegistryError: the registry cannot be asked; the record stays to be decoded later.
         """
         headers = Headers(record.headers)
-        claims = _header_claims(headers)
+        claims: dict[str, Any] = {}
         try:
             check_size(record, self._max_bytes)
             return self._decode(record, headers, claims)
         except RecordError as error:
             # The caller looks for its own id, above all when something went wrong.
+            claims = _header_claims(headers) | claims
             error.request_id = _claimed_id(claims)
             error.traceparent = valid_traceparent(claims.get("traceparent"))
             raise

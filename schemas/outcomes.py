@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -146,5 +147,10 @@ def _headers(event_id: str, event_type: str, source: Source, subject: str) -> li
 
 
 def _rfc3339(at_ms: int) -> bytes:
-    moment = datetime.fromtimestamp(at_ms / 1_000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+    seconds, milliseconds = divmod(at_ms, 1_000)
+    return b"%s.%03dZ" % (_until_seconds(seconds), milliseconds)
+
+
+@lru_cache(maxsize=2)  # outcomes of one second come together
+def _until_seconds(at_s: int) -> bytes:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
