@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         brokers=options.brokers,
         group_protocol=options.group_protocol,
         static_members=options.static_members,
+        store=options.store,
         debug=options.debug,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped on the way out
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=3, help="of the cluster")
     parser.add_argument("--group-protocol", choices=("classic", "consumer"), default="classic")
     parser.add_argument("--static-members", action="store_true", help="workers with group.instance.id")
+    parser.add_argument("--store", action=argparse.BooleanOptionalAction, default=True, help="a result store")
     parser.add_argument("--debug", default="", help="contexts of librdkafka's log, such as cgrp,topic")
     parser.add_argument("--report", type=Path, help="a file for the JSON report")
     parser.add_argument("--keep", type=Path, help="a new folder for logs and data, kept; else they are kept on failure")

@@ -15,13 +15,14 @@ from typing import Literal, NamedTuple
 
 from pipeline.settings import Settings
 from tests.chaos.brokers import Brokers
+from tests.chaos.disk import Disk
 from tests.chaos.timeline import Timeline
 from tests.chaos.workers import Worker, Workers
 
 __all__ = ["FAULTS", "LANES", "Fault", "Lane", "Need", "World"]
 
 Lane = Literal["workers", "engines", "brokers"]
-Need = Literal["three brokers", "static members"]
+Need = Literal["three brokers", "static members", "a small disk"]
 MOVE_TIMEOUT_S = 15.0
 LANES: tuple[Lane, ...] = ("workers", "engines", "brokers")
 PAUSES_S: dict[Lane, tuple[float, float]] = {"workers": (1, 4), "engines": (0.5, 3), "brokers": (2, 6)}
@@ -33,6 +34,7 @@ class World(NamedTuple):
     settings: Settings
     workers: Workers
     brokers: Brokers
+    disk: Disk
     timeline: Timeline
 
 
@@ -166,6 +168,19 @@ async def clock_jump(world: World, draw: random.Random) -> None:
     await asyncio.sleep(draw.uniform(1, 6))
     for worker in workers:
         worker.tell(clock_offset_s=0.0)
+
+
+@fault("engines", "a small disk")
+async def full_disk(world: World, draw: random.Random) -> None:
+    """The disk of the result store is full for a while: nothing new is kept, and records are served all the same."""
+    seconds = draw.uniform(2, 8)
+    try:
+        size = await asyncio.to_thread(world.disk.fill)
+        world.timeline.note("full_disk", f"{size:,} bytes of ballast for {seconds:.1f} s")
+        await asyncio.sleep(seconds)
+    finally:
+        world.disk.free()
+        world.timeline.note("full_disk", "freed")
 
 
 async def _away(world: World, kind: str, nodes: Sequence[int], number: signal.Signals, seconds: float) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
-from pipeline.settings import BatchingSettings, KafkaSettings, Settings, WorkerSettings
+from pipeline.settings import BatchingSettings, KafkaSettings, ResultSettings, Settings, WorkerSettings
 from tests.chaos.brokers import SESSION_TIMEOUT_S
+from tests.chaos.disk import SIZE_BYTES
 from tests.chaos.faults import FAULTS, Need
 
 __all__ = ["MODES", "Plan", "chaos_settings"]
@@ -19,8 +21,8 @@ FAILING = {"failing_session", "session_hiccup"}
 class Plan(Struct, frozen=True, kw_only=True):
     """What to run: seconds of faults and records a second under each mode, the seed, which faults, how many workers.
 
-    ``static_members`` gives every worker a ``group.instance.id`` that its replacement keeps. ``debug`` are contexts of
-    librdkafka's own log, such as ``cgrp,topic``; they go to the workers' logs.
+    ``static_members`` gives every worker a ``group.instance.id`` that its replacement keeps, ``store`` all of them one
+    result store. ``debug`` are contexts of librdkafka's own log, such as ``cgrp,topic``; they go to the workers' logs.
     """
 
     seconds: float
@@ -32,25 +34,32 @@ class Plan(Struct, frozen=True, kw_only=True):
     brokers: int = 3
     group_protocol: Literal["classic", "consumer"] = "classic"
     static_members: bool = False
+    store: bool = True
     debug: str = ""
-
-    @property
-    def possible(self) -> tuple[str, ...]:
-        """Those of ``kinds`` that this run has what they need for."""
-        there = {need for need, has in self._needs().items() if has}
-        return tuple(kind for kind in self.kinds if FAULTS[kind].needs <= there)
 
     @property
     def sound(self) -> bool:
         """Whether no session is made to fail."""
-        return FAILING.isdisjoint(self.possible)
+        return FAILING.isdisjoint(self.kinds)
 
-    def _needs(self) -> dict[Need, bool]:
-        return {"three brokers": self.brokers == 3, "static members": self.static_members}
+    def skipped(self, disk_refused: str = "") -> dict[str, str]:
+        """Those of ``kinds`` that this run cannot have, and why; ``disk_refused`` says why there is no small disk."""
+        missing: dict[Need, str] = {}
+        if self.brokers != 3:
+            missing["three brokers"] = f"there is {self.brokers} broker"
+        if not self.static_members:
+            missing["static members"] = "no static members"
+        if not self.store or disk_refused:
+            missing["a small disk"] = f"no disk of its own: {disk_refused}" if self.store else "no result store"
+        return {kind: missing[need] for kind in self.kinds for need in FAULTS[kind].needs if need in missing}
 
 
-def chaos_settings(plan: Plan, mode: str, bootstrap_servers: str) -> Settings:
-    """Settings of the workers: as short timeouts as Kafka allows, so that a run sees many of them pass."""
+def chaos_settings(plan: Plan, mode: str, bootstrap_servers: str, results: Path | None = None) -> Settings:
+    """Settings of the workers: as short timeouts as Kafka allows, so that a run sees many of them pass.
+
+    ``results`` is the folder of the result store.
+    """
+    store = f"sqlite:{results / f'{mode}.db'}" if results and plan.store else ""
     return Settings(
         kafka=KafkaSettings(
             bootstrap_servers=bootstrap_servers,
@@ -64,4 +73,5 @@ def chaos_settings(plan: Plan, mode: str, bootstrap_servers: str) -> Settings:
         ),
         worker=WorkerSettings(delivery=mode, drain_timeout_s=10),  # type: ignore[arg-type]
         batching=BatchingSettings(max_length=64),
+        results=ResultSettings(store=store, max_bytes=SIZE_BYTES // 2),
     )

@@ -52,12 +52,15 @@ def _mode_json(plan: Plan, run: ModeRun) -> dict[str, Any]:
         **counts,
         "stuck": run.ending.stuck,
         "unclean": run.ending.unclean,
-        "tracebacks": run.tracebacks,
+        "skipped": run.skipped,
+        **run.lines,
+        "counters": run.counters,
         "worker_exits": {str(code): count for code, count in sorted(run.exits.items())},
         "caught_up_s": round(run.ending.caught_up_s, 1),
         "seconds": plan.seconds,
         "seed": plan.seed,
         "rate": plan.rate,
+        **{name: getattr(plan, name) for name in ("workers", "brokers", "group_protocol", "static_members", "store")},
     }
 
 
@@ -78,7 +81,10 @@ def _counts(runs: Sequence[ModeRun]) -> Table:
     for status in ("ok", "error", "expired"):
         table.add_row(f"outcomes: {status}", *(f"{run.verdict.statuses.get(status, 0):,}" for run in runs))
     table.add_row("seconds to catch up", *(f"{run.ending.caught_up_s:.1f}" for run in runs))
-    table.add_row("tracebacks in the workers' logs", *(f"{run.tracebacks:,}" for run in runs))
+    for name in runs[0].lines:
+        table.add_row(f"in the workers' logs: {name.replace('_', ' ')}", *(f"{run.lines[name]:,}" for run in runs))
+    for name in sorted({name for run in runs for name in run.counters if "store" in name}):
+        table.add_row(name, *(f"{run.counters.get(name, 0):,.0f}" for run in runs))
     table.add_row("promises", *("kept" if run.kept else "BROKEN" for run in runs))
     return table
 
@@ -97,6 +103,9 @@ def _complaints(run: ModeRun) -> Iterator[str]:
     yield from (
         f"{run.mode}: {words}" for words in ([run.ending.stuck] if run.ending.stuck else []) + run.ending.unclean
     )
+    if run.crashes:
+        yield f"{run.mode}: {run.crashes} workers crashed"
+    yield from (f"{run.mode}: no {kind}: {reason}" for kind, reason in run.skipped.items())
     for problem in run.verdict.problems[:SHOWN_PROBLEMS]:
         topic, partition, offset = problem.place
         yield f"\n{run.mode}: {problem.promise}: {topic}/{partition}@{offset}, sent at {problem.at_ms}: {problem.seen}"

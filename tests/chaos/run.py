@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +17,8 @@ from msgspec.structs import replace
 from agents.topics import create_topics
 from pipeline.settings import Settings
 from tests.chaos.brokers import Brokers
+from tests.chaos.counters import add_up, count_lines
+from tests.chaos.disk import Disk
 from tests.chaos.faults import World
 from tests.chaos.lanes import strike_all
 from tests.chaos.plan import Plan, chaos_settings
@@ -29,6 +33,7 @@ __all__ = ["Ending", "ModeRun", "run"]
 
 STALL_TIMEOUT_S = 60.0
 POLL_S = 0.5
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -46,22 +51,29 @@ class Ending(Struct, frozen=True, kw_only=True):
 class ModeRun(Struct, frozen=True, kw_only=True):
     """What came of one mode.
 
-    ``faults`` counts them by kind, ``exits`` the workers by their exit codes (minus the signal), ``tracebacks`` the
-    unexpected exceptions in their logs.
+    ``faults`` counts them by kind, ``skipped`` says why there were none of other kinds; ``exits`` counts the workers by
+    their exit codes (minus the signal), ``lines`` what stands in their logs, ``counters`` what they counted themselves.
     """
 
     mode: str
     verdict: Verdict
     faults: dict[str, int]
+    skipped: dict[str, str]
     exits: dict[int, int]
-    tracebacks: int
+    lines: dict[str, int]
+    counters: dict[str, float]
     timeline: Timeline
     ending: Ending
 
     @property
+    def crashes(self) -> int:
+        """Workers that the operating system ended for what they did."""
+        return sum(self.exits.get(-number, 0) for number in CRASHES)
+
+    @property
     def kept(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.verdict.problems or self.ending.stuck or self.ending.unclean)
+        return not (self.verdict.problems or self.ending.stuck or self.ending.unclean or self.crashes)
 
 
 def run(plan: Plan, folder: Path, screen: TextIO | None = None) -> list[ModeRun]:
@@ -72,45 +84,53 @@ def run(plan: Plan, folder: Path, screen: TextIO | None = None) -> list[ModeRun]
         folder: where the brokers' data, the workers' logs and the timelines go.
         screen: hears of every event.
     """
-    brokers = Brokers(folder / "brokers", plan.brokers)
-    try:
+    brokers, disk = Brokers(folder / "brokers", plan.brokers), Disk(folder / "disk")
+    with ExitStack() as stack:
+        if plan.store:
+            stack.callback(disk.close)
+            disk.open()
+        stack.callback(brokers.stop)
         brokers.start()
-        return [asyncio.run(_run_mode(plan, mode, folder, brokers, screen)) for mode in plan.modes]
-    finally:
-        brokers.stop()
+        return [asyncio.run(_run_mode(plan, mode, folder, brokers, disk, screen)) for mode in plan.modes]
 
 
-async def _run_mode(plan: Plan, mode: str, folder: Path, brokers: Brokers, screen: TextIO | None) -> ModeRun:
+async def _run_mode(
+    plan: Plan, mode: str, folder: Path, brokers: Brokers, disk: Disk, screen: TextIO | None
+) -> ModeRun:
     logs = folder / mode
     logs.mkdir(parents=True)
     timeline = Timeline(logs / "timeline.jsonl", screen)
     timeline.note("mode", mode)
-    settings = chaos_settings(plan, mode, brokers.bootstrap_servers)
+    settings = chaos_settings(plan, mode, brokers.bootstrap_servers, disk.folder)
+    skipped = plan.skipped(disk.refused)
+    kinds = [kind for kind in plan.kinds if kind not in skipped]
     await asyncio.to_thread(create_topics, chaos_settings(replace(plan, debug=""), mode, brokers.bootstrap_servers))
     workers = Workers(plan.workers, settings, logs, timeline, static=plan.static_members)
-    world = World(settings, workers, brokers, timeline)
+    world = World(settings, workers, brokers, disk, timeline)
     sender = Sender(settings, plan.rate, random.Random(f"{plan.seed} records"))
     try:
-        ending = await _act(plan, mode, world, sender)
+        ending = await _act(plan, mode, kinds, world, sender)
     finally:
         await world.workers.close()
         sender.abandon()
     return ModeRun(
         mode=mode,
         verdict=await asyncio.to_thread(_judge, mode, settings, sender, plan.sound),
-        faults={**{kind: timeline.faults[kind] for kind in plan.possible}, "poison_record": _poison(sender)},
+        faults={**{kind: timeline.faults[kind] for kind in kinds}, "poison_record": _poison(sender)},
+        skipped=skipped,
         exits=dict(world.workers.exits),
-        tracebacks=sum(log.read_text(errors="replace").count("Traceback (most recent") for log in logs.glob("*.log")),
+        lines=count_lines(logs.glob("*.log")),
+        counters=add_up(logs.glob("*.counters")),
         timeline=timeline,
         ending=ending,
     )
 
 
-async def _act(plan: Plan, mode: str, world: World, sender: Sender) -> Ending:
+async def _act(plan: Plan, mode: str, kinds: Collection[str], world: World, sender: Sender) -> Ending:
     """Send and break things, let the workers catch up, stop them."""
     await world.workers.open()
     sender.start()
-    await strike_all(world, plan.possible, plan.seconds, f"{plan.seed} {mode}")
+    await strike_all(world, kinds, plan.seconds, f"{plan.seed} {mode}")
     await asyncio.to_thread(sender.stop)
     refused = dict(sender.refused)
     world.timeline.note("faults ended", f"{len(sender.acked)} records acknowledged, {refused or 'none'} refused")

@@ -23,7 +23,7 @@ def test_every_record_has_its_outcome_whatever_breaks(tmp_path: Path) -> None:
         assert found.verdict.problems == []
         assert found.ending.stuck == ""
         assert found.ending.unclean == []
-        assert found.tracebacks == 0
+        assert found.lines["tracebacks"] == 0
         assert found.verdict.sent >= 1_000
         assert sum(found.faults[kind] for kind in kinds) >= 3
     assert report["at_least_once"]["lost"] == 0
