@@ -43,6 +43,9 @@ __all__ = ["Delivery"]
 
 LOG = logging.getLogger("millrace.delivery")
 GIVE_UP_GRACE_S = 0.5
+"""Every partition stands still for so long at most while some are given up: short work is finished, an answer that
+takes many seconds is better begun anew by the next owner than waited for by all."""
+SETTLING_S = 0.005
 GIVE_UP_TIMEOUT_S = 5.0
 LAST_COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 5.0
@@ -100,6 +103,7 @@ class Delivery(Service):  # type: ignore[misc]
         self._runs = runs
         self._lag = LagWatch(ledger, metrics, timeout_s=watchdog_timeout_s, work=self._work)
         self._working: defaultdict[Partition, set[asyncio.Task[bool]]] = defaultdict(set)
+        self._leaving: set[Partition] = set()
         self._order = KeyOrder()
 
     # The poll thread.
@@ -152,7 +156,7 @@ class Delivery(Service):  # type: ignore[misc]
 
     def admit(self, batch: Batch) -> None:
         """Start serving the records of ``batch``. Called by the agents."""
-        if self._ledger.epoch(batch.partition) != batch.epoch:
+        if self._ledger.epoch(batch.partition) != batch.epoch or batch.partition in self._leaving:
             self._give_back(batch.messages)  # the partition was given up while the batch lay on the channel
             return
         flow, working = self._flows[batch.partition.topic], self._working[batch.partition]
@@ -168,8 +172,7 @@ class Delivery(Service):  # type: ignore[misc]
             return 0
         try:
             await asyncio.wrap_future(self.poller.stop_fetching())
-            if tasks := [task for working in self._working.values() for task in working]:
-                await asyncio.wait(tasks, timeout=timeout_s)
+            await self._settled(None, timeout_s)
             await asyncio.wait_for(self._last_commit(), LAST_COMMIT_TIMEOUT_S)
         except (TransportError, TimeoutError) as error:
             LOG.warning("the last commit was not made: %s", str(error) or "Kafka did not answer in time")
@@ -260,16 +263,36 @@ class Delivery(Service):  # type: ignore[misc]
             self._flows[place(message)[0]].give_back(record_size(message))
 
     async def _give_up(self, partitions: list[Partition], metadata: Any) -> Mapping[Partition, int]:
-        if tasks := [task for partition in partitions for task in self._working[partition]]:
-            await asyncio.wait(tasks, timeout=GIVE_UP_GRACE_S)
-        offsets = await self._outbox.give_up(partitions, metadata)
+        # 1. Finish what is nearly done.
+        await self._settled(partitions, GIVE_UP_GRACE_S)
+        # 2. Publish nothing more of them: it could not be committed, and the next owner would repeat it.
+        self._leaving.update(partitions)
+        self._cancel(partitions)
+        # 3. Take the offsets of what was delivered, or commit them.
+        try:
+            offsets = await self._outbox.give_up(partitions, metadata)
+        finally:
+            self._leaving.difference_update(partitions)
         self._drop(partitions)
         return offsets
 
-    def _drop(self, partitions: Iterable[Partition]) -> None:
+    async def _settled(self, partitions: list[Partition] | None, timeout_s: float) -> None:
+        """Wait until nothing of ``partitions`` (all when None) is unsettled, at most ``timeout_s``."""
+        until = time.monotonic() + timeout_s
+        while self._ledger.unsettled(partitions) and (left := until - time.monotonic()) > 0:
+            names = list(self._working) if partitions is None else partitions
+            if tasks := [task for name in names for task in self._working.get(name, ())]:
+                await asyncio.wait(tasks, timeout=left)
+            else:  # it lies on the agents' channel, or its delivery is not reported yet
+                await asyncio.sleep(min(left, SETTLING_S))
+
+    def _cancel(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
             for task in self._working.pop(partition, set()):
                 task.cancel()
+
+    def _drop(self, partitions: Iterable[Partition]) -> None:
+        self._cancel(partitions)
         self._lag.forget(partitions)
         self._outbox.drop(partitions)
         self._ledger.revoke(partitions)

@@ -40,6 +40,7 @@ def run(settings: Settings) -> int:
         MillraceError: the worker could not start, or failed; what is not committed will be served again.
     """
     asyncio.run(_run(settings))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has stopped: a second one must not make that a failure
     return 0
 
 

@@ -2,23 +2,27 @@
 
 confluent-kafka serves one thread at a time, so commits and everything else come through a queue of commands that the
 thread works off between two fetches. A fetch waits for one record and then takes what is there: ``consume(n, t)`` alone
-would wait for all ``n``.
+would wait for all ``n``. Nothing that the thread does between two fetches waits for long, for while it waits every
+partition stands still.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict, deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from agents.ledger import Partition
-from agents.records import place, record_size
+from agents.records import offset_of, place, record_size
+from agents.transport.commits import CommitRefusedError, Commits, commit_now
 from agents.transport.flow import Flow
+from agents.transport.positions import Positions
 from pipeline.errors import TransportError
 
 if TYPE_CHECKING:
@@ -28,22 +32,11 @@ __all__ = ["CommitRefusedError", "Listener", "Poller"]
 
 LOG = logging.getLogger("millrace.transport")
 
-T = TypeVar("T")
-
 WAIT_S = 0.02
-POSITION_INTERVAL_S = 1.0
-FAR_POSITION_INTERVAL_S = 10.0
-POSITION_TIMEOUT_S = 0.5
-UNKNOWN = (-1, -1)
+WAKE_AFTER_S = 0.02
+WAKE_TIMEOUT_S = 0.1
 METADATA_TIMEOUT_S = 15.0
 PASSING_ERRORS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
-
-
-REFUSALS = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED})
-
-
-class CommitRefusedError(TransportError):
-    """The broker will never take this worker's commits."""
 
 
 class Listener(Protocol):
@@ -82,20 +75,20 @@ class Poller(threading.Thread):
 
     def __init__(self, config: Mapping[str, Any], topics: Mapping[str, Flow]) -> None:
         super().__init__(name="kafka-poll", daemon=True)
-        self._consumer = Consumer(dict(config))
+        self._commits = Commits()
+        self._consumer = Consumer({**config, "on_commit": self._commits.on_answer})
+        self._positions = Positions(self._consumer)
         self._servers = config.get("bootstrap.servers", "")
         self._flows = dict(topics)
         self._listener: Listener
-        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._commands: deque[tuple[Callable[[Future[Any]], None], Future[Any]]] = deque()
         self._lock = threading.Lock()
         self._ended = False
         self._stopping = threading.Event()
         self._fetching = True
         self._assigned: set[Partition] = set()
         self._paused: set[str] = set()
-        self._starts: dict[Partition, int] = {}
-        self._position_at = 0.0
-        self._far_position_at = 0.0
+        self._wake_at = math.inf
 
     @property
     def assignment(self) -> frozenset[Partition]:
@@ -111,24 +104,26 @@ class Poller(threading.Thread):
 
     def group_metadata(self) -> Future[Any]:
         """The membership in the group, as ``send_offsets_to_transaction`` wants it."""
-        return self._call(self._consumer.consumer_group_metadata)
+        return self._call(lambda done: done.set_result(self._consumer.consumer_group_metadata()))
 
     def commit(self, offsets: Mapping[Partition, int]) -> Future[Mapping[Partition, int]]:
         """Commit ``offsets``; the future gives those the broker took, or the TransportError."""
-        return self._call(lambda: self._commit(offsets))
+        return self._call(lambda done: self._commits.begin(self._consumer, self._held(offsets), done))
 
     def stop_fetching(self) -> Future[None]:
         """Take no further records; the group membership and the partitions stay."""
         return self._call(self._stop_fetching)
 
-    def stop(self) -> None:
-        """Leave the group and end the thread. Returns when it has ended."""
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Leave the group and end the thread; whether it has ended within ``timeout_s``."""
         self._stopping.set()
         if self.is_alive() and threading.current_thread() is not self:
-            self.join()
+            self.join(timeout_s)
+        return not self.is_alive()
 
-    def _call(self, function: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
+    def _call(self, function: Callable[[Future[Any]], None]) -> Future[Any]:
+        """Have ``function`` called on the poll thread; it answers the future, at once or later."""
+        future: Future[Any] = Future()
         with self._lock:
             if self._ended:
                 future.set_exception(TransportError("the Kafka consumer has ended."))
@@ -148,6 +143,7 @@ class Poller(threading.Thread):
             while not self._stopping.is_set():
                 self._work_off_commands()
                 self._apply_flow()
+                self._wake_fetchers()
                 self._fetch()
                 self._report_position()
         except TransportError as error:
@@ -157,6 +153,7 @@ class Poller(threading.Thread):
         finally:
             self._refuse_commands()
             self._consumer.close()
+            self._commits.end()
 
     def _check_topics(self) -> None:
         try:
@@ -175,8 +172,10 @@ class Poller(threading.Thread):
     def _work_off_commands(self) -> None:
         while self._commands:
             function, future = self._commands.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
-                future.set_result(function())
+                function(future)
             except Exception as error:  # handed to the caller
                 future.set_exception(error)
 
@@ -186,10 +185,11 @@ class Poller(threading.Thread):
             self._ended = True
         self._work_off_commands()
 
-    def _stop_fetching(self) -> None:
+    def _stop_fetching(self, done: Future[None]) -> None:
         self._fetching = False
         for topic in self._flows:
             self._pause(topic)
+        done.set_result(None)
 
     def _apply_flow(self) -> None:
         if not self._fetching:
@@ -227,6 +227,7 @@ class Poller(threading.Thread):
         for name, records in groups.items():
             partition = Partition(*name)
             if partition in self._assigned:
+                self._positions.fetched(partition, offset_of(records[0]))
                 self._flows[partition.topic].take([record_size(record) for record in records])
                 self._listener.on_messages(partition, tuple(records))
 
@@ -236,60 +237,28 @@ class Poller(threading.Thread):
             raise TransportError(f"Kafka cannot deliver from {where}: {error.str()}.")
 
     def _report_position(self) -> None:
-        now = time.monotonic()
-        if now < self._position_at:
-            return
-        self._position_at = now + POSITION_INTERVAL_S
-        far = now >= self._far_position_at
-        if far:
-            self._far_position_at = now + FAR_POSITION_INTERVAL_S
-        bounds = {}
-        for partition in self._assigned:
-            # What is cached comes with fetches, and of a paused topic none come.
-            low, end = self._watermarks(partition, cached=not (far and partition.topic in self._paused))
-            if end >= 0:
-                bounds[partition] = self._start(partition, max(low, 0)), end
-        self._listener.on_position(bounds)
+        if self._positions.due():
+            self._listener.on_position(self._positions.bounds(self._assigned, self._paused))
 
-    def _watermarks(self, partition: Partition, *, cached: bool) -> tuple[int, int]:
-        try:
-            found = self._consumer.get_watermark_offsets(TopicPartition(*partition), POSITION_TIMEOUT_S, cached)
-        except KafkaException:
-            return UNKNOWN
-        return cast("tuple[int, int] | None", found) or UNKNOWN  # None after a timeout, whatever its types say
+    def _held(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
+        return {partition: offset for partition, offset in offsets.items() if partition in self._assigned}
 
-    def _start(self, partition: Partition, low: int) -> int:
-        """The committed offset that this assignment started from, or the beginning where nothing was committed."""
-        if partition not in self._starts:
-            try:
-                (found,) = self._consumer.committed([TopicPartition(*partition)], POSITION_TIMEOUT_S)
-            except KafkaException:
-                return low
-            self._starts[partition] = found.offset if found.offset >= 0 else low
-        return self._starts[partition]
+    def _wake_fetchers(self) -> None:
+        """Have librdkafka fetch again soon after partitions were given up.
 
-    def _commit(self, offsets: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        held = {partition: offset for partition, offset in offsets.items() if partition in self._assigned}
-        if not held:
-            return {}
-        wanted = [TopicPartition(*partition, offset) for partition, offset in held.items()]
-        try:
-            done = self._consumer.commit(offsets=wanted, asynchronous=False) or []
-        except KafkaException as error:
-            kind = CommitRefusedError if error.args[0].code() in REFUSALS else TransportError
-            raise kind(f"offsets could not be committed: {error}") from error
-        for tp in done:
-            if tp.error is not None:
-                LOG.warning("offset %d of %s/%d was not committed: %s", tp.offset, tp.topic, tp.partition, tp.error)
-        return {Partition(tp.topic, tp.partition): tp.offset for tp in done if tp.error is None}
+        It fetches nothing while the callback runs, and its thread of each broker, once it finds nothing to fetch,
+        sleeps for a second. A request to that broker wakes it; the callback's end does not, nor does ``resume()``.
+        """
+        if time.monotonic() >= self._wake_at:
+            self._wake_at = math.inf
+            self._positions.ask_ends(self._assigned, WAKE_TIMEOUT_S)
 
     # Rebalance callbacks; librdkafka calls them inside consume() and close().
 
     def _on_assign(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         partitions = _names(added)
         self._assigned.update(partitions)
-        for partition in partitions:
-            self._starts.pop(partition, None)
+        self._positions.forget(partitions)
         self._listener.on_assigned(partitions)
         consumer.incremental_assign(added)
         # librdkafka remembers a pause across assignments: a partition that left while its topic was paused comes back
@@ -301,11 +270,12 @@ class Poller(threading.Thread):
         partitions = _names(removed)
         offsets = self._listener.on_revoked(partitions, consumer.consumer_group_metadata())
         try:
-            self._commit(offsets)
+            commit_now(consumer, self._held(offsets))
         except TransportError as error:
             LOG.warning("%s; the next owner repeats those records, with the same outcome ids", error)
         self._assigned.difference_update(partitions)
         consumer.incremental_unassign(removed)
+        self._wake_at = time.monotonic() + WAKE_AFTER_S
 
     def _on_lost(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
         partitions = _names(removed)

@@ -1,0 +1,94 @@
+"""Records that flow steadily into every partition, and when the outcomes of each come out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections import Counter, defaultdict
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from pipeline.settings import KafkaSettings
+
+__all__ = ["SteadyFlow"]
+
+
+class SteadyFlow:
+    """Sends a prompt to every partition each ``interval_s`` seconds, and reads the outcomes as they are committed."""
+
+    def __init__(self, kafka: KafkaSettings, interval_s: float) -> None:
+        self._kafka = kafka
+        self._interval_s = interval_s
+        self.sent: Counter[int] = Counter()
+        self._arrivals: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
+        self._enough, self._ended = threading.Event(), threading.Event()
+        self._sender = threading.Thread(target=self._send)
+        self._reader = threading.Thread(target=self._read)
+
+    def start(self) -> None:
+        self._reader.start()
+        self._sender.start()
+
+    def finish(self, timeout_s: float) -> None:
+        """Send no more, and wait until every record has an outcome, and for what may be repeated after that."""
+        self._enough.set()
+        self._sender.join()
+        deadline = time.monotonic() + timeout_s
+        while sum(map(len, self._arrivals.values())) < self.sent.total() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+
+    def not_once(self) -> list[tuple[int, int, int]]:
+        """Partition, offset and number of outcomes of each record sent that does not have exactly one."""
+        counts = {number: Counter(offset for _, offset in self._arrivals[number]) for number in self.sent}
+        return [
+            (number, offset, counts[number][offset])
+            for number, sent in self.sent.items()
+            for offset in range(sent)
+            if counts[number][offset] != 1
+        ]
+
+    def stop(self) -> None:
+        self._enough.set()
+        self._sender.join()
+        self._ended.set()
+        self._reader.join()
+
+    def longest_pause_s(self, partition: int, since: float, until: float) -> float:
+        """The longest time between two outcomes of ``partition`` that touches the window."""
+        times = [at for at, _ in self._arrivals[partition]]
+        return max((b - a for a, b in itertools.pairwise(times) if b >= since and a <= until), default=until - since)
+
+    def _send(self) -> None:
+        producer = Producer({"bootstrap.servers": self._kafka.bootstrap_servers})
+        at = time.monotonic()
+        while not self._enough.is_set():
+            for number in range(self._kafka.partitions):
+                producer.produce(self._kafka.prompts, b"a prompt", partition=number)
+                self.sent[number] += 1
+                at += self._interval_s / self._kafka.partitions
+                time.sleep(max(0.0, at - time.monotonic()))
+            producer.poll(0)
+        producer.flush(30)
+
+    def _read(self) -> None:
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._kafka.bootstrap_servers,
+                "group.id": "reader",
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        partitions = range(self._kafka.partitions)
+        consumer.assign([TopicPartition(self._kafka.prompt_results, number, 0) for number in partitions])
+        while not self._ended.is_set():
+            found = consumer.consume(1, 0.1)
+            found += consumer.consume(500, 0) if found else []
+            now = time.monotonic()
+            for message in found:
+                source = json.loads(message.value() or b"")["source"]
+                self._arrivals[source["partition"]].append((now, source["offset"]))
+        consumer.close()
