@@ -17,6 +17,7 @@ from console.output import Output, json_option
 from console.payloads import Payload, PayloadError, read_images, read_prompts
 from console.render import outcome_line
 from pipeline.settings import Settings
+from schemas.messages import Outcome
 
 __all__ = ["send"]
 
@@ -48,12 +49,13 @@ class SendResult(msgspec.Struct, kw_only=True):
     refused: list[str] = []
     failed: list[str] = []
     missing: int = 0
-    outcomes: list[Any] = []
+    outcomes: list[Outcome] = []
 
     @property
     def complete(self) -> bool:
-        """Whether there was something to send, and all of it was sent and, if waited for, answered."""
-        return self.sent > 0 and not (self.refused or self.failed or self.missing)
+        """Whether there was something to send, and all of it was sent and, if waited for, answered well."""
+        well = all(outcome.status == "ok" for outcome in self.outcomes)
+        return self.sent > 0 and well and not (self.refused or self.failed or self.missing)
 
 
 @click.command(epilog="Example: echo 'Write a haiku about rivers.' | millrace send prompts - --wait")
@@ -63,7 +65,7 @@ class SendResult(msgspec.Struct, kw_only=True):
 @click.option("--model", help="Model to answer, instead of the topic's default.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9; higher runs first.")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Send everything N times.")
-@click.option("--wait", is_flag=True, help="Wait for the outcomes and print them.")
+@click.option("--wait", is_flag=True, help="Wait for the outcomes and print them; fail if one is not ok.")
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait for the next outcome.")
 @json_option
 def send(kind: Kind, paths: tuple[Path, ...], as_json: bool, **options: Any) -> None:

@@ -22,6 +22,7 @@ from console.state import AlreadyUpError, StateFile, UpState, WorkerState
 from console.supervisor import Place, Supervisor
 from console.worker_process import WorkerProcess, worker_environ
 from pipeline.errors import MillraceError
+from pipeline.models.store import find_model
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["down", "status", "up"]
@@ -44,6 +45,8 @@ def up(*, workers: int, detached: bool, as_json: bool) -> None:
     if not state.held():
         settings = load_settings()
         ensure_models(settings, output)
+        for name in settings.models.serve:
+            find_model(name, settings)  # a misspelt one is told before Kafka starts
         if not detached:
             _run(settings, workers, state, output)
             return

@@ -212,21 +212,33 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
         SettingsError: a file cannot be read, or a key or value is wrong. The message names the key and its source.
     """
     environ = os.environ if environ is None else environ
-    tree = _read_toml(path, environ)
+    file = _file(path, environ)
+    tree = _read_toml(file) if file is not None else {}
+    _check(tree, f"{file}, ")
     for section, key, text, variable in _environment(environ):
         tree.setdefault(section, {})[key] = _parse(section, key, text, variable)
-    _refuse_unknown(tree)
+    return _check(tree, "")
+
+
+def _check(tree: Mapping[str, Any], source: str) -> Settings:
+    """The settings in ``tree``; ``source`` says in an error where it comes from."""
+    _refuse_unknown(tree, source)
     try:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"settings: {error}. See docs/settings.md for every key.") from error
+        what, _, place = str(error).partition(" - at `$.")
+        where = place.rstrip("`") or "the whole"
+        raise SettingsError(f"settings: {source}{where}: {what}. See docs/settings.md for every key.") from error
 
 
-def _read_toml(path: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
-    named = path or (Path(environ["MILLRACE_CONFIG"]) if environ.get("MILLRACE_CONFIG") else None)
-    file = named or Path("millrace.toml")
-    if named is None and not file.exists():
-        return {}
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is not None or environ.get("MILLRACE_CONFIG"):
+        return path or Path(environ["MILLRACE_CONFIG"])
+    default = Path("millrace.toml")
+    return default if default.exists() else None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -268,15 +280,15 @@ def _parse(section: str, key: str, text: str, variable: str) -> Any:
         raise SettingsError(f"settings: {variable}={text!r}: {error}") from error
 
 
-def _refuse_unknown(tree: Mapping[str, Any]) -> None:
+def _refuse_unknown(tree: Mapping[str, Any], source: str) -> None:
     sections = _field_types(Settings)
     for section, keys in tree.items():
-        _refuse_unknown_name(section, sections, f"section [{section}]")
+        _refuse_unknown_name(section, sections, f"{source}unknown section [{section}]")
         if not isinstance(keys, Mapping):
-            raise SettingsError(f"settings: [{section}] must be a table of keys, not {keys!r}.")
+            raise SettingsError(f"settings: {source}[{section}] must be a table of keys, not {keys!r}.")
         known = _field_types(sections[section])
         for key in keys:
-            _refuse_unknown_name(key, known, f"key {section}.{key}")
+            _refuse_unknown_name(key, known, f"{source}unknown key {section}.{key}")
 
 
 def _refuse_unknown_name(name: str, known: Mapping[str, Any], what: str) -> None:
@@ -284,4 +296,4 @@ def _refuse_unknown_name(name: str, known: Mapping[str, Any], what: str) -> None
         return
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(known)}."
-    raise SettingsError(f"settings: unknown {what}. {hint}")
+    raise SettingsError(f"settings: {what}. {hint}")

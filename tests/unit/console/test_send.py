@@ -87,6 +87,13 @@ def test_waiting_pairs_outcomes_by_source_and_drops_strangers_and_repeats(
     assert not result.complete
 
 
+def test_an_outcome_that_is_not_ok_fails_the_command(log: MemoryLog, make_outcome: MakeOutcome) -> None:
+    source = Source(topic="in", partition=0, offset=0)
+    for outcome, complete in ((make_outcome(source=source, text="yes"), True), (make_outcome(error="no"), False)):
+        result = SendResult(topic="in", sent=1, outcomes=[outcome])
+        assert result.complete is complete
+
+
 def test_the_check_can_end_the_wait(log: MemoryLog) -> None:
     def died() -> None:
         raise EngineError("worker 1 was ended by signal 9.")

@@ -72,14 +72,14 @@ def test_other_variables_are_nobodys_business() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[batchin]\n", r"unknown section \[batchin\]. Did you mean 'batching'\?"),
+        ("[batchin]\n", r"millrace.toml, unknown section \[batchin\]. Did you mean 'batching'\?"),
         ("[xyz]\n", r"unknown section \[xyz\]. Known: kafka, models"),
         ("[batching]\nmax_batchsize = 1\n", r"unknown key batching.max_batchsize. Did you mean 'max_batch_size'\?"),
         ("[runtime]\nxyz = 1\n", r"unknown key runtime.xyz. Known: provider, precision"),
         ("batching = 3\n", r"\[batching\] must be a table of keys, not 3"),
         ("[batching]\nmax_batch_size = 'many'\n", r"max_batch_size"),
-        ("[batching]\nmax_batch_size = 0\n", r">= 1.*batching.max_batch_size"),
-        ("[runtime]\nprecision = 'int4'\n", r"int4.*runtime.precision"),
+        ("[batching]\nmax_batch_size = 0\n", r"settings: millrace.toml, batching.max_batch_size: .*>= 1"),
+        ("[runtime]\nprecision = 'int4'\n", r"millrace.toml, runtime.precision: .*int4"),
         ("[models]\nserve = []\n", r"models.serve"),
         ("[images]\ndataref_roots = 'x'\n", r"dataref_roots"),
         ("[batching\n", r"cannot read millrace.toml"),
