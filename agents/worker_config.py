@@ -28,6 +28,7 @@ def consumer_config(settings: Settings) -> dict[str, Any]:
         "queued.max.messages.kbytes": PREFETCH_KIB,
         "fetch.queue.backoff.ms": 10,
         "fetch.wait.max.ms": 100,
+        "topic.metadata.refresh.interval.ms": 30_000,  # how soon added partitions are noticed; 5 min by default
         "fetch.message.max.bytes": largest,
         "fetch.max.bytes": largest,
         # librdkafka also refuses to unpack a batch beyond this, and a record that cannot be unpacked can't be answered.
