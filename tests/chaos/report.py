@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from agents.broker.jars import KAFKA_VERSION
 from tests.chaos.plan import Plan
 from tests.chaos.run import ModeRun
 
@@ -60,8 +66,25 @@ def _mode_json(plan: Plan, run: ModeRun) -> dict[str, Any]:
         "seconds": plan.seconds,
         "seed": plan.seed,
         "rate": plan.rate,
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": _versions(),
         **{name: getattr(plan, name) for name in ("workers", "brokers", "group_protocol", "static_members", "store")},
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of what was tested; the commit ends in a plus when files differ from it."""
+    commit = _git("rev-parse", "--short", "HEAD") + (
+        "+" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    )
+    libraries = {name: metadata.version(name) for name in ("confluent-kafka", "faust-streaming")}
+    return {"commit": commit, "Kafka": KAFKA_VERSION, "Python": platform.python_version(), **libraries}
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip() or ("" if done.returncode == 0 else "unknown")
 
 
 def show(runs: Sequence[ModeRun], folder: Path, console: Console) -> None:

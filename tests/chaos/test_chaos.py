@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 
 def test_every_record_has_its_outcome_whatever_breaks(tmp_path: Path) -> None:
-    kinds = ("worker_kill", "zombie", "broker_freeze", "session_hiccup", "failing_session", "clock_jump")
+    kinds = ("worker_kill", "zombie", "broker_freeze", "session_hiccup", "failing_session", "full_disk", "clock_jump")
     plan = Plan(seconds=6, seed=1, rate=200, kinds=kinds)
     runs = run(plan, tmp_path)
     report = as_json(plan, runs)
