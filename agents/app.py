@@ -147,8 +147,9 @@ class InferenceApp(BatchApp):
         self._poller.begin(self.delivery)
 
     async def on_first_start(self) -> None:
-        """Load and warm up the models. Raises ModelError."""
+        """See that Kafka is there, load and warm up the models. Raises TransportError, ModelError."""
         await super().on_first_start()
+        await asyncio.to_thread(self._poller.check)
         await self.outbox.open()
         await self.engine.start()
         self._engine_started = True

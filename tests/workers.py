@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
@@ -19,6 +19,7 @@ from pipeline.settings import KafkaSettings
 
 __all__ = ["TINY", "StartWorker", "Worker", "running_worker", "worker_environ"]
 
+WORKER = ("-m", "console.main", "worker")
 TINY = "dialogues-tiny,digits-tiny"
 
 
@@ -45,11 +46,13 @@ def worker_environ(kafka: KafkaSettings, models: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_worker(python: Path | str, environ: Mapping[str, str], folder: Path) -> Iterator[Worker]:
+def running_worker(
+    python: Path | str, environ: Mapping[str, str], folder: Path, command: Sequence[str] = WORKER
+) -> Iterator[Worker]:
     started = time.monotonic()
     with (folder / "worker.log").open("w+", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [str(python), "-m", "console.main", "worker"],
+            [str(python), *command],
             env=dict(environ), cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         try:

@@ -36,6 +36,8 @@ WAIT_S = 0.02
 WAKE_AFTER_S = 0.02
 WAKE_TIMEOUT_S = 0.1
 METADATA_TIMEOUT_S = 15.0
+METADATA_STEP_S = 1.0
+NOT_LET_IN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 PASSING_ERRORS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 
 
@@ -76,8 +78,9 @@ class Poller(threading.Thread):
     def __init__(self, config: Mapping[str, Any], topics: Mapping[str, Flow]) -> None:
         super().__init__(name="kafka-poll", daemon=True)
         self._commits = Commits()
-        self._consumer = Consumer({**config, "on_commit": self._commits.on_answer})
+        self._consumer = Consumer({**config, "on_commit": self._commits.on_answer, "error_cb": self._on_error})
         self._positions = Positions(self._consumer)
+        self._not_let_in: KafkaError | None = None
         self._servers = config.get("bootstrap.servers", "")
         self._flows = dict(topics)
         self._listener: Listener
@@ -96,6 +99,41 @@ class Poller(threading.Thread):
         return frozenset(self._assigned)
 
     # Called from other threads.
+
+    def check(self) -> None:
+        """See that Kafka answers, lets this worker in and has its topics; call it before :meth:`begin`.
+
+        Raises:
+            TransportError: it does not, within 15 s.
+        """
+        known = self._known_topics()
+        if missing := [name for name in self._flows if name not in known]:
+            raise TransportError(
+                f"no topic {', '.join(missing)} on {self._servers}. `millrace topics` makes them all; "
+                "or set kafka.topic_prefix to the one they were created with."
+            )
+
+    def _known_topics(self) -> Any:
+        deadline = time.monotonic() + METADATA_TIMEOUT_S
+        while True:
+            try:
+                return self._consumer.list_topics(timeout=METADATA_STEP_S).topics
+            except KafkaException as error:
+                self._consumer.poll(0)  # librdkafka tells of its errors here
+                if self._not_let_in is not None:
+                    raise TransportError(
+                        f"Kafka at {self._servers} does not let this worker in: {self._not_let_in.str()}. See that "
+                        "kafka.client of the settings is what it wants (security.protocol, sasl.*, ssl.*)."
+                    ) from error
+                if self._stopping.is_set() or time.monotonic() > deadline:
+                    raise TransportError(
+                        f"cannot reach Kafka at {self._servers} within {METADATA_TIMEOUT_S:g} s ({error}). Is it "
+                        "running, is kafka.bootstrap_servers right, and kafka.client what it wants (security)?"
+                    ) from error
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in NOT_LET_IN:
+            self._not_let_in = error
 
     def begin(self, listener: Listener) -> None:
         """Join the group and fetch, telling ``listener`` of records and rebalances."""
@@ -136,7 +174,6 @@ class Poller(threading.Thread):
     def run(self) -> None:
         """Fetch until stopped; a failure is told to the listener."""
         try:
-            self._check_topics()
             self._consumer.subscribe(
                 list(self._flows), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -154,20 +191,6 @@ class Poller(threading.Thread):
             self._refuse_commands()
             self._consumer.close()
             self._commits.end()
-
-    def _check_topics(self) -> None:
-        try:
-            known = self._consumer.list_topics(timeout=METADATA_TIMEOUT_S).topics
-        except KafkaException as error:
-            raise TransportError(
-                f"cannot reach Kafka at {self._servers} within {METADATA_TIMEOUT_S:g} s ({error}). "
-                "Is it running, and is kafka.bootstrap_servers right?"
-            ) from error
-        if missing := [name for name in self._flows if name not in known]:
-            raise TransportError(
-                f"no topic {', '.join(missing)} on {self._servers}. `millrace topics` makes them all; "
-                "or set kafka.topic_prefix to the one they were created with."
-            )
 
     def _work_off_commands(self) -> None:
         while self._commands:
