@@ -114,22 +114,15 @@ def _trace() -> None:
     for owner, name, words in (
         (Delivery, "on_assigned", _words),
         (Delivery, "on_revoked", _words),
-        (Poller, "_pause", str),
-        (Poller, "_commit", _positions),
+        (Delivery, "on_lost", _words),
+        (Poller, "commit", _positions),
     ):
         setattr(owner, name, _logged(getattr(owner, name), name, words))
-    check = Poller._check_error
-
-    def checked(self: Any, message: Any, error: Any) -> None:
-        LOG.info("consumer error on %s/%s: %r", message.topic(), message.partition(), error)
-        check(self, message, error)
-
-    Poller._check_error = checked  # type: ignore[method-assign]
     run = Transactions.run
 
-    def traced(self: Any, records: Sequence[Any], offsets: Mapping[Any, int], metadata: Any) -> None:
+    def traced(self: Any, records: Sequence[Any], offsets: Mapping[Any, int], *rest: Any) -> None:
         try:
-            run(self, records, offsets, metadata)
+            run(self, records, offsets, *rest)
         except BaseException as error:
             LOG.info("transaction of %d records to %s: %r", len(records), _positions(offsets), error)
             raise
