@@ -18,6 +18,7 @@ __all__ = ["SESSION_TIMEOUT_S", "Brokers"]
 
 SESSION_TIMEOUT_S = 6
 REQUEST_TIMEOUT_S = 30.0
+SKIPPED_MARKERS = "these partitions are likely deleted already and hence can be skipped"
 PROPERTIES = {
     # The defaults look every 10 s for transactions whose worker is gone, and would mostly measure that wait.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
@@ -74,6 +75,14 @@ class Brokers:
         self._lives += 1
         for log in self._folder.glob("node-*/server.log"):
             shutil.copy(log, log.with_name(f"server-{self._lives}.log"))
+
+    def markers_skipped(self) -> int:
+        """How often a broker has held partitions without a leader for deleted, and ended a transaction without them.
+
+        That is KAFKA-20734 (https://github.com/apache/kafka/pull/22680): such a transaction is open for ever.
+        """
+        logs = self._folder.glob("node-*/server*.log")
+        return sum(log.read_text(errors="replace").count(SKIPPED_MARKERS) for log in logs)
 
     async def freeze(self, node: int, seconds: float) -> None:
         """Stop a node's process for a while; it wakes up believing what it believed before."""

@@ -60,6 +60,7 @@ def _mode_json(plan: Plan, run: ModeRun) -> dict[str, Any]:
         "unclean": run.ending.unclean,
         "skipped": run.skipped,
         **run.lines,
+        "markers_skipped": run.markers_skipped,
         "counters": run.counters,
         "worker_exits": {str(code): count for code, count in sorted(run.exits.items())},
         "caught_up_s": round(run.ending.caught_up_s, 1),
@@ -126,6 +127,8 @@ def _complaints(run: ModeRun) -> Iterator[str]:
     yield from (
         f"{run.mode}: {words}" for words in ([run.ending.stuck] if run.ending.stuck else []) + run.ending.unclean
     )
+    if run.markers_skipped:
+        yield f"{run.mode}: Kafka ended {run.markers_skipped} transactions without their markers (KAFKA-20734)"
     if run.crashes:
         yield f"{run.mode}: {run.crashes} workers crashed"
     yield from (f"{run.mode}: no {kind}: {reason}" for kind, reason in run.skipped.items())

@@ -53,6 +53,7 @@ class ModeRun(Struct, frozen=True, kw_only=True):
 
     ``faults`` counts them by kind, ``skipped`` says why there were none of other kinds; ``exits`` counts the workers by
     their exit codes (minus the signal), ``lines`` what stands in their logs, ``counters`` what they counted themselves.
+    ``markers_skipped`` are the brokers' own faults, after which exactly_once stands still (see :class:`Brokers`).
     """
 
     mode: str
@@ -61,6 +62,7 @@ class ModeRun(Struct, frozen=True, kw_only=True):
     skipped: dict[str, str]
     exits: dict[int, int]
     lines: dict[str, int]
+    markers_skipped: int
     counters: dict[str, float]
     timeline: Timeline
     ending: Ending
@@ -102,7 +104,7 @@ async def _run_mode(
     timeline = Timeline(logs / "timeline.jsonl", screen)
     timeline.note("mode", mode)
     settings = chaos_settings(plan, mode, brokers.bootstrap_servers, disk.folder)
-    skipped = plan.skipped(disk.refused)
+    skipped, skipped_before = plan.skipped(disk.refused), brokers.markers_skipped()
     kinds = [kind for kind in plan.kinds if kind not in skipped]
     await asyncio.to_thread(create_topics, chaos_settings(replace(plan, debug=""), mode, brokers.bootstrap_servers))
     workers = Workers(plan.workers, settings, logs, timeline, static=plan.static_members)
@@ -120,6 +122,7 @@ async def _run_mode(
         skipped=skipped,
         exits=dict(world.workers.exits),
         lines=count_lines(logs.glob("*.log")),
+        markers_skipped=brokers.markers_skipped() - skipped_before,
         counters=add_up(logs.glob("*.counters")),
         timeline=timeline,
         ending=ending,

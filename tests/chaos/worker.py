@@ -128,7 +128,7 @@ def _trace() -> None:
             raise
         LOG.info("transaction of %d records to %s: committed", len(records), _positions(offsets))
 
-    Transactions.run = traced  # type: ignore[method-assign]
+    Transactions.run = traced  # type: ignore[assignment]
 
 
 def _logged(function: Callable[..., Any], name: str, words: Callable[[Any], str]) -> Callable[..., Any]:
