@@ -54,9 +54,11 @@ def test_the_only_broker_is_killed_and_restarted_under_load(
     broker.start()
     assert committed(settings, kafka_settings.images) < RECORDS, "the worker was too quick to be hit"
 
-    found = read_outcomes(settings, kafka_settings.image_results, RECORDS, timeout_s=120)
+    while committed(settings, kafka_settings.images) < RECORDS:
+        assert worker.process.poll() is None
+        time.sleep(0.05)
+    found = read_outcomes(settings, kafka_settings.image_results, RECORDS)
     assert len(sources(found)) == RECORDS
     assert len({outcome["id"] for outcome in found}) == RECORDS, "a repeated outcome must have the id of the first"
     if delivery == "exactly_once":
         assert len(found) == RECORDS
-    assert worker.process.poll() is None

@@ -35,8 +35,11 @@ def test_a_worker_killed_in_the_middle_of_2000_records_loses_none(
     done_before = len(read_outcomes(settings, kafka_settings.image_results, RECORDS, timeout_s=0.5))
     assert done_before < sent, "the worker was too quick to be killed in the middle"
 
-    start_worker(models="digits-tiny", environ=environ)
-    found = read_outcomes(settings, kafka_settings.image_results, sent, timeout_s=90)
+    second = start_worker(models="digits-tiny", environ=environ)
+    while committed(settings, kafka_settings.images) < sent:
+        assert second.process.poll() is None
+        time.sleep(0.05)
+    found = read_outcomes(settings, kafka_settings.image_results, sent)
     per_record = sources(found)
     assert len(per_record) == sent
     assert all(outcome["status"] == "ok" for outcome in found)
