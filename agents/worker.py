@@ -8,6 +8,7 @@ uncommitted records are served again by whoever gets their partitions.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -69,10 +70,11 @@ async def _started(app: InferenceApp, stop: asyncio.Event) -> bool:
 
 
 def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+    stop, interrupts = asyncio.Event(), itertools.count(1)
 
     def interrupted() -> None:
-        if stop.is_set():
+        # Not when SIGTERM came first: Ctrl-C reaches a worker as SIGINT, and through its supervisor as SIGTERM.
+        if next(interrupts) > 1:
             os._exit(EXIT_INTERRUPTED)
         stop.set()
 
