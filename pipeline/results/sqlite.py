@@ -133,7 +133,10 @@ class SqliteStore:
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
         """Whether the tables are there; False for a new file. Raises SettingsError for any other."""
+        connection.execute("BEGIN")  # one view: another worker may make the tables meanwhile
         application, version = (_number(connection, f"PRAGMA {name}") for name in ("application_id", "user_version"))
+        tables = _number(connection, "SELECT count(*) FROM sqlite_master")
+        connection.execute("COMMIT")
         if application == APPLICATION_ID and version == SCHEMA_VERSION:
             return True
         if application == APPLICATION_ID:
@@ -141,7 +144,7 @@ class SqliteStore:
                 f"settings: results.store: {self._path} has version {version} of our tables, and this Millrace knows "
                 f"{SCHEMA_VERSION}. Name a new file; the old one may be deleted."
             )
-        if application or _number(connection, "SELECT count(*) FROM sqlite_master"):
+        if application or tables:
             raise SettingsError(
                 f"settings: results.store: {self._path} is another program's database. Name a file of its own."
             )

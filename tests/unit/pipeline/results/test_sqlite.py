@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ResultStoreError, SettingsError
+from pipeline.results import sqlite
 from pipeline.results.sqlite import SqliteStore
 
 OpenStore = Callable[..., SqliteStore]
@@ -205,6 +206,25 @@ def test_processes_that_open_one_new_file_at_once_share_it(open_store: OpenStore
     store = open_store()
     assert len(store.get(KEYS[:3_000])) == 3_000
     assert store.get([b"shared"])[b"shared"] in {b"0", b"1", b"2"}
+
+
+def test_tables_that_appear_while_a_new_file_is_looked_at_are_no_other_programs(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = sqlite._number
+    rivals = [SqliteStore(tmp_path / "r.db", keep_s=60, max_bytes=2**30, busy_s=0.1)]
+
+    def look_late(connection: sqlite3.Connection, query: str) -> int:
+        found = look(connection, query)
+        if rivals:
+            with suppress(ResultStoreError):  # it may find the file locked
+                rivals.pop().open()
+        return found
+
+    monkeypatch.setattr(sqlite, "_number", look_late)
+    store = open_store()
+    store.put({b"k": b"v"})
+    assert store.get([b"k"]) == {b"k": b"v"}
 
 
 def _put_and_be_killed(path: Path) -> None:
