@@ -14,20 +14,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from confluent_kafka import Consumer
 from rich.console import Console
 from rich.table import Table
 
 from agents.broker import EmbeddedBroker
 from pipeline.settings import BrokerSettings
 
-__all__ = ["Arguments", "arguments", "broker", "consumed_rate", "in_turn", "report", "run_alone"]
+__all__ = ["Arguments", "arguments", "broker", "in_turn", "report", "run_alone"]
 
 PACKAGES = ("confluent-kafka", "faust-streaming", "aiokafka", "onnxruntime-gpu", "numpy")
 
@@ -66,27 +64,19 @@ def run_alone(module: str, side: str, **environ: str) -> dict[str, float]:
     return figures
 
 
-def in_turn(sides: Mapping[str, Callable[[], float]], runs: int) -> dict[str, float]:
-    """Run the sides one after the other, ``runs`` times; the median of each."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+def in_turn(sides: Mapping[str, Callable[[], Mapping[str, float]]], runs: int) -> dict[str, dict[str, float]]:
+    """Run the sides one after the other, ``runs`` times; the median of each of their figures."""
+    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in sides}
     for number in range(runs):
         for name, side in sides.items():
             found[name].append(side())
-            sys.stderr.write(f"run {number + 1} of {runs}: {name} {found[name][-1]:,.0f}\n")
-    return {name: statistics.median(values) for name, values in found.items()}
+            words = ", ".join(f"{figure} {value:,.1f}" for figure, value in found[name][-1].items())
+            sys.stderr.write(f"run {number + 1} of {runs}: {name}: {words}\n")
+    return {name: _medians(figures) for name, figures in found.items()}
 
 
-def consumed_rate(consumer: Consumer, topic: str, count: int) -> float:
-    """Records per second that ``consumer`` takes from ``topic``, first to ``count``-th; it is closed after that."""
-    consumer.subscribe([topic])
-    seen, start = 0, 0.0
-    while seen < count:
-        if messages := consumer.consume(1, 1.0):
-            start = start or time.perf_counter()
-            seen += len(messages) + len(consumer.consume(1_000, 0))
-    rate = seen / (time.perf_counter() - start)
-    consumer.close()
-    return rate
+def _medians(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(figure[name] for figure in figures) for name in figures[0]}
 
 
 def report(

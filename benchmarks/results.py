@@ -31,7 +31,7 @@ def main() -> None:
     count, runs = (2_000, 1) if args.quick else (5_000, 5)
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         sides = {name: partial(cpu_us, name, Path(folder), count) for name in ("without", "first", "repeat")}
-        medians = in_turn(sides, runs)
+        medians = {name: found["cpu_us"] for name, found in in_turn(sides, runs).items()}
     figures = {f"{name}_cpu_us": value for name, value in medians.items()}
     rows = [
         ("no store", f"{medians['without']:,.0f} us of CPU a record"),
@@ -41,13 +41,13 @@ def main() -> None:
     report("results", figures, rows, args, f"{IN_FLIGHT} records in flight, a fake model")
 
 
-def cpu_us(side: str, folder: Path, count: int) -> float:
+def cpu_us(side: str, folder: Path, count: int) -> dict[str, float]:
     """Microseconds of CPU a record; ``first`` begins with a new file, which ``repeat`` finds."""
     path = folder / "results.db"
     if side == "first":
         for file in folder.glob("results.db*"):
             file.unlink()
-    return asyncio.run(_serve(None if side == "without" else path, folder, count))
+    return {"cpu_us": asyncio.run(_serve(None if side == "without" else path, folder, count))}
 
 
 async def _serve(path: Path | None, folder: Path, count: int) -> float:

@@ -1,7 +1,7 @@
 """Records per second that reach a Faust agent which ignores them: our transport beside Faust's own.
 
 Values of 1 KB, one topic of four partitions, filled before the clock starts. Each side runs in a process of its own;
-the clock runs from the first record that the agent sees to the last.
+the clock runs from the first record that the agent sees to the last. CPU time is that of the side's process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from agents.transport.driver import BatchApp
 from agents.transport.flow import Flow
 from agents.transport.poller import Poller
 from agents.worker_config import consumer_config
-from benchmarks.harness import arguments, broker, consumed_rate, in_turn, report, run_alone
+from benchmarks.harness import arguments, broker, in_turn, report, run_alone
 from pipeline.errors import TransportError
 from pipeline.settings import KafkaSettings, Settings
 
@@ -39,27 +39,29 @@ def main() -> None:
     args = arguments(__doc__)
     if args.side:
         sides = {OURS: ours, STOCK: stock, BARE: bare}
-        sys.stdout.write(json.dumps({"rate": sides[args.side](os.environ["SERVERS"], int(os.environ["COUNT"]))}) + "\n")
+        sys.stdout.write(json.dumps(sides[args.side](os.environ["SERVERS"], int(os.environ["COUNT"]))) + "\n")
         return
     counts = {OURS: 800_000, STOCK: 50_000, BARE: 800_000}
     if args.quick:
         counts = {name: count // 10 for name, count in counts.items()}
     with broker() as servers:
         fill(servers, max(counts.values()))
-        contest = {name: partial(_rate, servers, name, count) for name, count in counts.items()}
+        contest = {name: partial(_measure, servers, name, count) for name, count in counts.items()}
         medians = in_turn(contest, 1 if args.quick else 5)
-    times = medians[OURS] / medians[STOCK]
-    figures = {
-        "times_stock": times,
-        "share_of_bare": medians[OURS] / medians[BARE],
-        **{f"{name.split()[0]}_records_per_s": rate for name, rate in medians.items()},
+    rates = {name: found["records_per_s"] for name, found in medians.items()}
+    times = rates[OURS] / rates[STOCK]
+    figures = {"times_stock": times, "share_of_bare": rates[OURS] / rates[BARE]} | {
+        f"{name.split()[0]}_{figure}": value for name, found in medians.items() for figure, value in found.items()
     }
-    rows = [(f"{name}, records/s", f"{rate:,.0f}") for name, rate in medians.items()]
+    rows = [
+        (f"{name}, records/s (CPU us/record)", f"{found['records_per_s']:,.0f} ({found['cpu_us']:.1f})")
+        for name, found in medians.items()
+    ]
     report("transport", figures, [*rows, ("millrace / faust", f"{times:.1f} x")], args, note="medians")
 
 
-def _rate(servers: str, side: str, count: int) -> float:
-    return run_alone("benchmarks.transport", side, SERVERS=servers, COUNT=str(count))["rate"]
+def _measure(servers: str, side: str, count: int) -> dict[str, float]:
+    return run_alone("benchmarks.transport", side, SERVERS=servers, COUNT=str(count))
 
 
 def fill(servers: str, count: int) -> None:
@@ -81,20 +83,28 @@ def fill(servers: str, count: int) -> None:
 
 
 class Clock:
-    """Counts records; the rate from the first to the last of ``count``."""
+    """Counts records; rate and CPU time of the process from the first to the last of ``count``."""
 
     def __init__(self, count: int) -> None:
         self._left = count
         self._count = count
-        self._start = 0.0
-        self.rate: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._start_s = self._start_cpu_s = 0.0
+        self.found: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
 
     def tick(self, records: int) -> None:
         """``records`` more have come."""
-        self._start = self._start or time.perf_counter()
+        if not self._start_s:
+            self._start_s, self._start_cpu_s = time.perf_counter(), time.process_time()
         self._left -= records
-        if self._left <= 0 and not self.rate.done():
-            self.rate.set_result((self._count - self._left) / (time.perf_counter() - self._start))
+        if self._left <= 0 and not self.found.done():
+            self.found.set_result(_figures(self._count - self._left, self._start_s, self._start_cpu_s))
+
+
+def _figures(records: int, start_s: float, start_cpu_s: float) -> dict[str, float]:
+    return {
+        "records_per_s": records / (time.perf_counter() - start_s),
+        "cpu_us": (time.process_time() - start_cpu_s) / records * 1e6,
+    }
 
 
 class OurApp(BatchApp):
@@ -141,10 +151,10 @@ class Hop:
         self._app.topics.deliver(Batch(partition, epoch, messages))
 
 
-def ours(servers: str, count: int) -> float:
+def ours(servers: str, count: int) -> dict[str, float]:
     """Our transport into an agent that ignores the records."""
 
-    async def run() -> float:
+    async def run() -> dict[str, float]:
         app, clock = OurApp(servers), Clock(count)
 
         async def ignore(batches: AsyncIterator[Any]) -> None:
@@ -153,18 +163,18 @@ def ours(servers: str, count: int) -> float:
 
         app.agent(app.topic("bench", acks=False, value_type=bytes), name="ignore")(ignore)
         await app.start()
-        rate = await clock.rate
+        found = await clock.found
         await asyncio.to_thread(app.poller.stop)
         await app.stop()
-        return rate
+        return found
 
     return asyncio.run(run())
 
 
-def stock(servers: str, count: int) -> float:
+def stock(servers: str, count: int) -> dict[str, float]:
     """Faust's own transport into an agent that ignores the records, spared acks and decoding."""
 
-    async def run() -> float:
+    async def run() -> dict[str, float]:
         app = faust.App(
             uuid.uuid4().hex,
             broker=f"kafka://{servers}",
@@ -183,18 +193,27 @@ def stock(servers: str, count: int) -> float:
         topic = app.topic("bench", acks=False, value_type=bytes, value_serializer="raw")
         app.agent(topic, name="ignore")(ignore)
         await app.start()
-        rate = await clock.rate
+        found = await clock.found
         await app.stop()
-        return rate
+        return found
 
     return asyncio.run(run())
 
 
-def bare(servers: str, count: int) -> float:
+def bare(servers: str, count: int) -> dict[str, float]:
     """confluent-kafka's consumer alone: the ceiling."""
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=servers, group_id=uuid.uuid4().hex))
     consumer = Consumer(consumer_config(settings))
-    return consumed_rate(consumer, "bench", count)
+    consumer.subscribe(["bench"])
+    seen, start_s, start_cpu_s = 0, 0.0, 0.0
+    while seen < count:
+        if messages := consumer.consume(1, 1.0):
+            if not start_s:
+                start_s, start_cpu_s = time.perf_counter(), time.process_time()
+            seen += len(messages) + len(consumer.consume(1_000, 0))
+    found = _figures(seen, start_s, start_cpu_s)
+    consumer.close()
+    return found
 
 
 if __name__ == "__main__":
