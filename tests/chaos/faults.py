@@ -24,6 +24,7 @@ __all__ = ["FAULTS", "LANES", "Fault", "Lane", "Need", "World"]
 Lane = Literal["workers", "engines", "brokers"]
 Need = Literal["three brokers", "static members", "a small disk"]
 MOVE_TIMEOUT_S = 15.0
+SETTLE_S = 8.0
 LANES: tuple[Lane, ...] = ("workers", "engines", "brokers")
 PAUSES_S: dict[Lane, tuple[float, float]] = {"workers": (1, 4), "engines": (0.5, 3), "brokers": (2, 6)}
 
@@ -67,6 +68,15 @@ async def _steady(world: World, draw: random.Random) -> Worker:
     return draw.choice(world.workers.steady)
 
 
+async def _settled(world: World) -> Worker:
+    """The oldest worker, once it has had time to be given partitions."""
+    while True:
+        oldest = min(world.workers.steady, key=lambda worker: worker.started_at, default=None)
+        if oldest is not None and time.monotonic() - oldest.started_at >= SETTLE_S:
+            return oldest
+        await asyncio.sleep(0.1)
+
+
 @fault("workers")
 async def worker_kill(world: World, draw: random.Random) -> None:
     """SIGKILL of one worker, or of two at once."""
@@ -87,7 +97,7 @@ async def worker_stop(world: World, draw: random.Random) -> None:
 @fault("workers")
 async def zombie(world: World, draw: random.Random) -> None:
     """SIGSTOP for longer than the session timeout, so that the group goes on without it; then it wakes."""
-    worker = await _steady(world, draw)
+    worker = await _settled(world)
     seconds = world.settings.kafka.session_timeout_s + draw.uniform(1, 6)
     world.timeline.note("zombie", f"{worker.name} for {seconds:.1f} s")
     worker.signal(signal.SIGSTOP)

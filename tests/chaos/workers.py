@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -40,6 +41,7 @@ class Worker:
     member: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     status: int | None = None
+    started_at: float = field(default_factory=time.monotonic)
     control: Control = field(default_factory=Control)
 
     def tell(self, **changes: float) -> None:
