@@ -15,8 +15,8 @@ __all__ = ["add_up", "count_lines", "snapshot"]
 LINES = {
     "tracebacks": re.compile(r"Traceback \(most recent"),
     "partitions_lost": re.compile(r"WARNING millrace\.delivery: lost "),
-    "fenced": re.compile(r"INFO chaos\.worker: transaction .*(fenced|FENCED|UNKNOWN_MEMBER|ILLEGAL_GENERATION|STALE)"),
-    "instances_fenced": re.compile(r"FENCED_INSTANCE_ID|fenced by .*group\.instance\.id|static consumer fenced"),
+    "fenced": re.compile(r"INFO chaos\.worker: transaction .*([Ff]enced|generation id is not valid|[Mm]ember)"),
+    "instances_fenced": re.compile(r"ERROR chaos\.worker: .*(fenced by other consumer|FENCED_INSTANCE_ID)"),
 }
 """Words in the workers' logs, and what a line that has them is counted as."""
 

@@ -24,7 +24,7 @@ __all__ = ["FAULTS", "LANES", "Fault", "Lane", "Need", "World"]
 Lane = Literal["workers", "engines", "brokers"]
 Need = Literal["three brokers", "static members", "a small disk"]
 MOVE_TIMEOUT_S = 15.0
-SETTLE_S = 8.0
+SETTLE_S = 5.0
 LANES: tuple[Lane, ...] = ("workers", "engines", "brokers")
 PAUSES_S: dict[Lane, tuple[float, float]] = {"workers": (1, 4), "engines": (0.5, 3), "brokers": (2, 6)}
 
