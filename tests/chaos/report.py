@@ -76,16 +76,15 @@ def _mode_json(plan: Plan, run: ModeRun) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """Of what was tested; the commit ends in a plus when files differ from it."""
-    commit = _git("rev-parse", "--short", "HEAD") + (
-        "+" if _git("status", "--porcelain", "--untracked-files=no") else ""
-    )
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    commit += "+" if _git("status", "--porcelain", "--untracked-files=no") else ""
     libraries = {name: metadata.version(name) for name in ("confluent-kafka", "faust-streaming")}
     return {"commit": commit, "Kafka": KAFKA_VERSION, "Python": platform.python_version(), **libraries}
 
 
 def _git(*words: str) -> str:
     done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return done.stdout.strip() or ("" if done.returncode == 0 else "unknown")
+    return done.stdout.strip()
 
 
 def show(runs: Sequence[ModeRun], folder: Path, console: Console) -> None:
