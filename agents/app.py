@@ -7,6 +7,7 @@ module is made from the settings when it is first asked for, so importing the mo
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import platform
 from functools import partial
@@ -153,6 +154,9 @@ class InferenceApp(BatchApp):
         await self.outbox.open()
         await self.engine.start()
         self._engine_started = True
+        # What is here now stays: looking at it again and again cost about a tenth of the CPU time of each record.
+        gc.collect()
+        gc.freeze()
 
     async def on_stop(self) -> None:
         """Finish or give back what is held, commit, and leave the group, while the agents still run."""
@@ -164,6 +168,7 @@ class InferenceApp(BatchApp):
 
     async def on_shutdown(self) -> None:
         """Close the engine and the publisher."""
+        gc.unfreeze()
         await self.engine.close()
         await self.outbox.close(CLOSE_TIMEOUT_S)
         if left := await self.publisher.close(CLOSE_TIMEOUT_S):

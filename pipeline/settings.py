@@ -151,7 +151,7 @@ class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One process: how much it holds at once, how it stops, where it reports. ``metrics_port`` 0 takes a free one."""
 
-    max_in_flight_records: Positive = 512
+    max_in_flight_records: Positive = 2_048
     max_in_flight_bytes: Positive = 256 * MEBIBYTE
     drain_timeout_s: PositiveSeconds = 20.0
     watchdog_timeout_s: PositiveSeconds = 120.0
