@@ -26,7 +26,7 @@ from pipeline.errors import BrokerError
 
 __all__ = ["KAFKA_VERSION", "Jar", "Progress", "cache_path", "ensure_jars", "pinned_jars"]
 
-KAFKA_VERSION = "4.3.0"
+KAFKA_VERSION = "4.2.1"
 PARALLEL_FETCHES = 6
 TRIES = 3
 RETRY_AFTER_S = 0.5

@@ -23,7 +23,7 @@ MODE = {
     "group_protocol": "classic",
     "static_members": False,
     "store": True,
-    "versions": {"commit": "abc1234", "Kafka": "4.3.0"},
+    "versions": {"commit": "abc1234", "Kafka": "4.2.1"},
 }
 REPORT = {"at_least_once": MODE, "exactly_once": {**MODE, "kept": False, "lost": 3, "faults": {"worker_kill": 13}}}
 
@@ -31,7 +31,7 @@ REPORT = {"at_least_once": MODE, "exactly_once": {**MODE, "kept": False, "lost":
 def test_every_count_and_fault_of_each_mode_is_in_the_page() -> None:
     text = render(REPORT)
     assert "600 seconds of faults, seed 1" in text
-    assert "commit abc1234, Kafka 4.3.0" in text
+    assert "commit abc1234, Kafka 4.2.1" in text
     assert "at_least_once kept, exactly_once BROKEN" in text
     assert "| records sent | 54,321 | 54,321 |" in text
     assert "| **records without an outcome** | 0 | 3 |" in text
