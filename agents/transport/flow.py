@@ -1,22 +1,25 @@
 """How much of each topic a worker holds at once.
 
-Every topic has its own bounds, so a slow prompt never holds up an image. A topic at a bound is full, and fetching from
-it pauses; it resumes at half, because each pause throws away what librdkafka had fetched ahead.
-
-Pure and used from two threads: the poll thread takes, the event loop gives back, each under the lock.
+Every topic has its own bounds, so a slow prompt never holds up an image. Pausing a topic throws away what librdkafka
+had fetched ahead of it, so a topic that reaches a bound first only keeps the poll thread from fetching: a busy device
+makes room again within milliseconds. What stays full is paused, and resumes at half.
 """
 
 from __future__ import annotations
 
 import threading
+from enum import Enum, auto
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "State", "Valve"]
 
 LARGEST_FETCH = 1_000
+PATIENCE_S = 0.2
+REOPEN_AT = 0.9
+RESUME_AT = 0.5
 
 
 class Flow:
-    """Records and bytes in flight of one topic."""
+    """Records and bytes in flight of one topic. The poll thread takes, the event loop gives back."""
 
     def __init__(self, *, max_records: int, max_bytes: int) -> None:
         self.records = 0
@@ -24,7 +27,6 @@ class Flow:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._largest = 1
-        self._full = False
         self._lock = threading.Lock()
 
     def take(self, sizes: list[int]) -> None:
@@ -41,12 +43,10 @@ class Flow:
             self.bytes -= size
 
     @property
-    def full(self) -> bool:
-        """Whether fetching should pause: True from a bound on, until half of both is free."""
+    def share(self) -> float:
+        """How much of the tighter bound is used; full from 1.0 on."""
         with self._lock:
-            share = max(self.records / self._max_records, self.bytes / self._max_bytes)
-            self._full = share >= (0.5 if self._full else 1.0)
-            return self._full
+            return max(self.records / self._max_records, self.bytes / self._max_bytes)
 
     @property
     def room(self) -> int:
@@ -54,3 +54,33 @@ class Flow:
         with self._lock:
             by_bytes = (self._max_bytes - self.bytes) // self._largest
             return max(1, min(LARGEST_FETCH, self._max_records - self.records, by_bytes))
+
+
+class State(Enum):
+    """Whether a topic is fetched, may be again in a moment, or is paused."""
+
+    OPEN = auto()
+    WAITING = auto()
+    PAUSED = auto()
+
+
+class Valve:
+    """Decides the state of one topic. Pure: the clock is an argument."""
+
+    def __init__(self) -> None:
+        self._paused = False
+        self._full_since: float | None = None
+
+    def turn(self, share: float, now_s: float) -> State:
+        """The state at ``now_s``, of a monotonic clock, with ``share`` of the bound used."""
+        if self._paused:
+            self._paused = share >= RESUME_AT
+        elif share >= (REOPEN_AT if self._full_since is not None else 1.0):
+            self._full_since = now_s if self._full_since is None else self._full_since
+            self._paused = now_s - self._full_since >= PATIENCE_S
+        else:
+            self._full_since = None
+        if self._paused:
+            self._full_since = None
+            return State.PAUSED
+        return State.OPEN if self._full_since is None else State.WAITING

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from agents.ledger import Partition
 from agents.records import offset_of, place, record_size
 from agents.transport.commits import CommitRefusedError, Commits, commit_now
-from agents.transport.flow import Flow
+from agents.transport.flow import Flow, State, Valve
 from agents.transport.positions import Positions
 from pipeline.errors import TransportError
 
@@ -33,6 +33,7 @@ __all__ = ["CommitRefusedError", "Listener", "Poller"]
 LOG = logging.getLogger("millrace.transport")
 
 WAIT_S = 0.02
+ROOM_POLL_S = 0.002
 WAKE_AFTER_S = 0.02
 WAKE_TIMEOUT_S = 0.1
 METADATA_TIMEOUT_S = 15.0
@@ -91,6 +92,8 @@ class Poller(threading.Thread):
         self._fetching = True
         self._assigned: set[Partition] = set()
         self._paused: set[str] = set()
+        self._valves = {topic: Valve() for topic in self._flows}
+        self._waiting = False
         self._wake_at = math.inf
 
     @property
@@ -209,7 +212,7 @@ class Poller(threading.Thread):
         self._work_off_commands()
 
     def _stop_fetching(self, done: Future[None]) -> None:
-        self._fetching = False
+        self._fetching = self._waiting = False
         for topic in self._flows:
             self._pause(topic)
         done.set_result(None)
@@ -217,11 +220,12 @@ class Poller(threading.Thread):
     def _apply_flow(self) -> None:
         if not self._fetching:
             return
-        for topic, flow in self._flows.items():
-            full = flow.full
-            if full and topic not in self._paused:
+        states = {topic: self._valves[topic].turn(flow.share, time.monotonic()) for topic, flow in self._flows.items()}
+        self._waiting = State.WAITING in states.values()
+        for topic, state in states.items():
+            if state is State.PAUSED and topic not in self._paused:
                 self._pause(topic)
-            elif not full and topic in self._paused:
+            elif state is not State.PAUSED and topic in self._paused:
                 self._paused.discard(topic)
                 self._consumer.resume(self._partitions_of(topic))
 
@@ -233,6 +237,9 @@ class Poller(threading.Thread):
         return [TopicPartition(*partition) for partition in self._assigned if partition.topic == topic]
 
     def _fetch(self) -> None:
+        if self._waiting:
+            time.sleep(ROOM_POLL_S)
+            return
         messages = self._consumer.consume(1, WAIT_S)
         if messages:
             # A fetch may bring any topic, so the one with the least room bounds it.

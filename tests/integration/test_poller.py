@@ -91,7 +91,7 @@ def test_a_partition_that_left_while_its_topic_was_paused_is_fetched_when_it_com
     try:
         wait_until(lambda: len(poller.assignment) == 2)
         produce(settings, topic, [(f"k{i}", b"fills the flow") for i in range(100)])
-        wait_until(lambda: flow.full)
+        wait_until(lambda: flow.share >= 1)
         other = another_member()
         wait_until(lambda: len(poller.assignment) == 1, lambda: other.poll(0.02))
         give_all_back(flow)
