@@ -101,10 +101,10 @@ class Transactions:
         try:
             # 1. Begin.
             self._producer.begin_transaction()
-            # 2. Produce.
-            self._produce(records)
-            # 3. Offsets, with the membership that fences zombies.
+            # 2. Offsets, with the membership that fences zombies: a refusal is cheap while nothing is produced.
             self._producer.send_offsets_to_transaction(_positions(offsets), metadata, self._left_s())
+            # 3. Produce.
+            self._produce(records)
             # 4. Commit: flushes, and fails unless every record was delivered.
             committing = True
             self._commit()

@@ -78,10 +78,10 @@ def transactions(committed: Mapping[Partition, int] | KafkaException = NOTHING, 
     return Transactions({"bootstrap.servers": "kafka:9092"}, ask, timeout_s=0, patience_s=patience_s)
 
 
-def test_a_transaction_begins_produces_sends_its_offsets_and_commits_in_this_order(script: Script) -> None:
+def test_a_transaction_begins_sends_its_offsets_produces_and_commits_in_this_order(script: Script) -> None:
     transactions().run(RECORDS, OFFSETS, None)
     assert ScriptedProducer.calls == [
-        "begin_transaction", "produce", "send_offsets_to_transaction", "commit_transaction",
+        "begin_transaction", "send_offsets_to_transaction", "produce", "commit_transaction",
     ]  # fmt: skip
 
 
