@@ -64,6 +64,8 @@ class PartitionLedger:
         for offset in offsets:
             if self.rewinds(offset):
                 raise ValueError(f"offset {offset} was fetched again or late. This is a bug.")
+            if self._next is None:
+                self.committed = offset  # the group begins here, whether it says so or not
             self._open.append(offset)
             self._next = offset + 1
 

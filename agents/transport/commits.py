@@ -25,7 +25,13 @@ __all__ = ["CommitRefusedError", "Commits", "commit_now"]
 
 ATTEMPTS = 3
 LOG = logging.getLogger("millrace.transport")
-REFUSALS = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED})
+REFUSALS = frozenset(
+    {
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
 REBALANCING = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,

@@ -52,11 +52,7 @@ class BatchConductor(Conductor):  # type: ignore[misc]
     async def _subscriber(self) -> None:
         await self.app.agents.wait_until_agents_started()
         for topic in self:
-            if topic.acks:
-                raise ImproperlyConfigured(
-                    f"topic {topic.get_topic_name()} acknowledges records, which this transport does not do: "
-                    "declare it with acks=False and let the ledger commit."
-                )
+            _refuse_acks(topic)
         await self.app.consumer.subscribe([name for topic in self for name in topic.topics])
 
     def deliver(self, batch: Batch) -> None:
@@ -105,6 +101,8 @@ class BatchApp(faust.App):  # type: ignore[misc]
                 f"this transport has no tables, and the app declares {', '.join(self.tables)}: "
                 "keep state in a database of its own."
             )
+        for agent in self.agents.values():
+            _refuse_acks(agent.channel)
         await super().on_first_start()
 
     def _create_directories(self) -> None:
@@ -115,3 +113,11 @@ class BatchApp(faust.App):  # type: ignore[misc]
 
     async def _producer_flush(self, logger: Any) -> None:
         """Nothing: Faust's own producer is never made."""
+
+
+def _refuse_acks(topic: Any) -> None:
+    if topic.acks:
+        raise ImproperlyConfigured(
+            f"topic {topic.get_topic_name()} acknowledges records, which this transport does not do: "
+            "declare it with acks=False and let the ledger commit."
+        )

@@ -66,7 +66,14 @@ def test_settlements_from_before_a_partition_was_given_up_are_ignored() -> None:
     ledger.assign([PROMPTS])
     ledger.open(PROMPTS, [0, 1])
     assert not ledger.settle(PROMPTS, old, 0)
-    assert ledger.commits() == {PROMPTS: 0}
+    assert ledger.unsettled() == 2
+
+
+def test_there_is_nothing_to_commit_before_a_record_is_settled() -> None:
+    ledger = Ledger()
+    ledger.assign([PROMPTS])
+    ledger.open(PROMPTS, [3, 4])
+    assert ledger.commits() == {}
 
 
 def test_an_offset_is_committed_once() -> None:
