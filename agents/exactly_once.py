@@ -69,9 +69,11 @@ class ExactlyOnceOutbox:
         self._max_records = max_records
         self._held: defaultdict[Partition, dict[int, Held]] = defaultdict(dict)
         self._count = 0
-        self._turn = asyncio.Lock()
-        self._thread = DaemonThread("kafka-transactions")
+        self._fresh = 0
         self._full = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._thread = DaemonThread("kafka-transactions")
 
     @property
     def held(self) -> int:
@@ -89,11 +91,12 @@ class ExactlyOnceOutbox:
             return
         self._held[place.partition][place.offset] = Held(records, closed)
         self._count += 1
-        if self._count >= self._max_records:
+        self._fresh += 1
+        if self._fresh >= self._max_records:
             self._full.set()
 
     async def due(self) -> None:
-        """Return after the interval, or when a full transaction waits."""
+        """Return after the interval, or when as many records as fill a transaction have come since the last one."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._full.wait(), self._interval_s)
         self._full.clear()
@@ -102,20 +105,16 @@ class ExactlyOnceOutbox:
         """One transaction over the unbroken prefix of every partition."""
         if not self._ledger.commits():
             return
-        # Not under the lock: while partitions are being given up the poll thread waits for give_up, not for this.
+        # Not in its turn: while partitions are being given up the poll thread waits for give_up, not for this.
         metadata = await asyncio.wrap_future(self._consumer.group_metadata())
-        async with self._turn:
-            if offsets := self._ledger.commits():
-                await self._transact(offsets, metadata)
+        await self._transact(None, metadata)
 
     async def flush(self) -> None:
         """Nothing: the next commit delivers."""
 
     async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:
         """A last transaction for ``partitions``; what cannot be committed is dropped, for its next owner repeats it."""
-        async with self._turn:
-            if offsets := self._ledger.commits(partitions):
-                await self._transact(offsets, metadata)
+        await self._transact(partitions, metadata)
         return {}
 
     def drop(self, partitions: Iterable[Partition]) -> None:
@@ -133,26 +132,52 @@ class ExactlyOnceOutbox:
         except TimeoutError:
             LOG.warning("left a transaction unfinished: Kafka does not answer")
 
-    async def _transact(self, offsets: Mapping[Partition, int], metadata: Any) -> None:
+    async def _transact(self, partitions: Sequence[Partition] | None, metadata: Any) -> None:
+        """One transaction for ``partitions`` (all when None), after the one under way.
+
+        It sees to its own result: a caller that waits no longer changes nothing of what Kafka does, and the records of
+        a transaction that was left to itself must not go into another one.
+        """
+        task = asyncio.create_task(self._take_turn(partitions, metadata))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
+    async def _take_turn(self, partitions: Sequence[Partition] | None, metadata: Any) -> None:
+        async with self._turn:
+            if self.failed.done():
+                return  # what became of the last transaction may be unknown: nothing may follow it
+            if offsets := self._ledger.commits(partitions):
+                await self._run(offsets, metadata)
+
+    async def _run(self, offsets: Mapping[Partition, int], metadata: Any) -> None:
         taken = [(p, o, held) for p, end in offsets.items() for o, held in self._held[p].items() if o < end]
         records = [record for _, _, held in taken for record in held.records]
+        epochs = {partition: self._ledger.epoch(partition) for partition in offsets}
+        self._fresh = 0
         try:
             async with asyncio.timeout(self._transactions.bound_s + MARGIN_S):
                 await self._blocking(self._transactions.run, records, offsets, metadata)
         except AbortedError as error:
             LOG.warning("a transaction of %d records was aborted (%s); trying again", len(records), error)
-            return
         except TransportError as error:
             note(self.failed, error)
-            return
         except TimeoutError:
             note(self.failed, TransportError("a transaction hangs in the Kafka client, long past its own time limits."))
-            return
-        self._ledger.committed(offsets)
-        for partition, offset, held in taken:
-            if self._held[partition].pop(offset, None) is not None:  # else it was dropped meanwhile
-                self._count -= 1
-                held.closed(True)
+        except Exception as error:  # the task is nobody's but its own
+            note(self.failed, TransportError(f"a transaction failed unexpectedly: {error!r}. Report this."))
+        else:
+            self._ledger.committed({p: o for p, o in offsets.items() if self._ledger.epoch(p) == epochs[p]})
+            for partition, offset, held in taken:
+                self._close(partition, offset, held)
+
+    def _close(self, partition: Partition, offset: int, held: Held) -> None:
+        """``held`` is committed, unless it was dropped meanwhile; then another may stand in its place."""
+        waiting = self._held[partition]
+        if waiting.get(offset) is held:
+            del waiting[offset]
+            self._count -= 1
+            held.closed(True)
 
     async def _blocking(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.wrap_future(self._thread.submit(function, *args))

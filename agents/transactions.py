@@ -187,8 +187,8 @@ class Transactions:
         self.close()
         deadline = time.monotonic() + self._patience_s
         while True:
-            self._producer = Producer(self._config)
             try:
+                self._producer = Producer(self._config)
                 self._producer.init_transactions(max(MIN_STEP_S, deadline - time.monotonic()))
             except KafkaException as error:
                 last = error.args[0]
