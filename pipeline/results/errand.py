@@ -22,7 +22,8 @@ __all__ = ["Errands"]
 LOG = logging.getLogger("millrace.results")
 T = TypeVar("T")
 R = TypeVar("R")
-MAX_ITEMS = 256
+MAX_ITEMS = 4_096
+"""More than a worker with default settings holds, so that what waits goes into one call."""
 
 
 class Errands(Generic[T, R]):
@@ -33,7 +34,8 @@ class Errands(Generic[T, R]):
         call: does it for some items, blocking; as many results, in order.
         pool: where ``call`` runs.
         alarm: gets to know how it goes.
-        timeout_s: how long a call may take; no item waits for longer than two of them.
+        turn: shared by all errands of the pool, so that a call's time begins when it does.
+        timeout_s: how long a call may take. An item waits for the calls before its own and for that one.
         retry_s: time between two attempts while it does not work.
     """
 
@@ -43,6 +45,7 @@ class Errands(Generic[T, R]):
         call: Callable[[Sequence[T]], Sequence[R]],
         pool: Executor,
         alarm: Alarm,
+        turn: asyncio.Lock,
         *,
         timeout_s: float,
         retry_s: float,
@@ -51,6 +54,7 @@ class Errands(Generic[T, R]):
         self._call = call
         self._pool = pool
         self._alarm = alarm
+        self._turn = turn
         self._timeout_s = timeout_s
         self._retry_s = retry_s
         self._waiting: list[tuple[T, asyncio.Future[R | None]]] = []
@@ -101,12 +105,8 @@ class Errands(Generic[T, R]):
 
     async def _attempt(self, items: Sequence[T]) -> Sequence[R | None]:
         try:
-            self._under_way = asyncio.get_running_loop().run_in_executor(self._pool, self._call, items)
-            self._under_way.add_done_callback(_look)
-            await asyncio.wait([self._under_way], timeout=self._timeout_s)
-            if not self._under_way.done():
-                raise TimeoutError(f"no answer within {self._timeout_s:g} s")  # noqa: TRY301 - one way to fail
-            results = self._under_way.result()
+            async with self._turn:
+                results = await self._bounded(items)
         except Exception as error:  # whatever it is, no record may fail of it
             if not isinstance(error, MillraceError | TimeoutError):
                 LOG.exception("the result store, in %s: an unexpected failure", self._operation)
@@ -116,6 +116,14 @@ class Errands(Generic[T, R]):
         self._retry_at = None
         self._alarm.worked(self._operation)
         return results
+
+    async def _bounded(self, items: Sequence[T]) -> Sequence[R]:
+        self._under_way = asyncio.get_running_loop().run_in_executor(self._pool, self._call, items)
+        self._under_way.add_done_callback(_look)
+        await asyncio.wait([self._under_way], timeout=self._timeout_s)
+        if not self._under_way.done():
+            raise TimeoutError(f"no answer within {self._timeout_s:g} s")
+        return self._under_way.result()
 
 
 def _look(call: asyncio.Future[Sequence[R]]) -> None:

@@ -85,7 +85,7 @@ class Recall:
     Args:
         store: not opened yet.
         metrics: counts what the store knew and what it did not.
-        timeout_s: how long a record waits for the store, at most twice for each of the two errands.
+        timeout_s: how long one call may take; a record waits for one call of each kind, and those before it.
         retry_s: time between two attempts while the store does not work.
     """
 
@@ -95,8 +95,9 @@ class Recall:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="millrace-results")
         self._alarm = Alarm(store.name, metrics.store_errors)
         self._retry_s = retry_s
-        self._gets = Errands("get", self._get, self._pool, self._alarm, timeout_s=timeout_s, retry_s=retry_s)
-        self._puts = Errands("put", self._put, self._pool, self._alarm, timeout_s=timeout_s, retry_s=retry_s)
+        turn = asyncio.Lock()
+        self._gets = Errands("get", self._get, self._pool, self._alarm, turn, timeout_s=timeout_s, retry_s=retry_s)
+        self._puts = Errands("put", self._put, self._pool, self._alarm, turn, timeout_s=timeout_s, retry_s=retry_s)
 
     async def start(self) -> None:
         """Open the store; go on without one that is away. Raises SettingsError."""
