@@ -142,8 +142,10 @@ async def slow_session(world: World, draw: random.Random) -> None:
     run_ms, seconds = draw.uniform(5, 60), draw.uniform(2, 8)
     world.timeline.note("slow_session", f"{worker.name}: {run_ms:.0f} ms a run for {seconds:.1f} s")
     worker.tell(run_ms=run_ms)
-    await asyncio.sleep(seconds)
-    worker.tell(run_ms=0.0)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        worker.tell(run_ms=0.0)
 
 
 @fault("engines")
@@ -152,8 +154,10 @@ async def failing_session(world: World, draw: random.Random) -> None:
     worker = await _steady(world, draw)
     world.timeline.note("failing_session", worker.name)
     worker.tell(failing=True)
-    await asyncio.wait([asyncio.ensure_future(worker.ended.wait())], timeout=draw.uniform(1, 5))
-    worker.tell(failing=False)
+    try:
+        await asyncio.wait([asyncio.ensure_future(worker.ended.wait())], timeout=draw.uniform(1, 5))
+    finally:
+        worker.tell(failing=False)
 
 
 @fault("engines")
@@ -163,8 +167,10 @@ async def session_hiccup(world: World, draw: random.Random) -> None:
     runs = draw.randrange(1, 5)
     world.timeline.note("session_hiccup", f"{worker.name}: {runs} runs")
     worker.tell(fail_runs=runs)
-    await asyncio.sleep(0.2)
-    worker.tell(fail_runs=0)
+    try:
+        await asyncio.sleep(0.2)
+    finally:
+        worker.tell(fail_runs=0)
 
 
 @fault("engines")
@@ -175,9 +181,11 @@ async def clock_jump(world: World, draw: random.Random) -> None:
     world.timeline.note("clock_jump", f"{' '.join(worker.name for worker in workers)}: {offset_s:+g} s")
     for worker in workers:
         worker.tell(clock_offset_s=offset_s)
-    await asyncio.sleep(draw.uniform(1, 6))
-    for worker in workers:
-        worker.tell(clock_offset_s=0.0)
+    try:
+        await asyncio.sleep(draw.uniform(1, 6))
+    finally:
+        for worker in workers:
+            worker.tell(clock_offset_s=0.0)
 
 
 @fault("engines", "a small disk")

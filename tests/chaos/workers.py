@@ -153,7 +153,8 @@ class Workers:
             word = json.loads(line)
             if "started" in word:
                 self._started.pop(word["started"]).set_result(word["pid"])
-                await asyncio.sleep(0)  # let start() note it before its end can be told
+                while word["pid"] not in self._workers:  # noqa: ASYNC110 - start() notes it before its end can be told
+                    await asyncio.sleep(0)
             else:
                 self._end(self._workers.pop(word["ended"]), word["status"])
 
