@@ -53,16 +53,18 @@ class InferenceApp(BatchApp):
     Args:
         settings: of this worker.
         engine: not started yet.
+        crash_on_failure: crash, so that whatever runs the app ends it, once one of :attr:`failures` is done.
 
     Attributes:
         engine: computes requests; started before the first record is fetched.
         delivery: keeps the ledger; there once the app has begun to start.
+        threads_left: after the stop: a thread hangs, so that the process may not end by itself.
     """
 
     delivery: Delivery
     publisher: Publisher
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, *, crash_on_failure: bool = False) -> None:
         kafka, worker = settings.kafka, settings.worker
         super().__init__(
             kafka.group_id,
@@ -75,6 +77,8 @@ class InferenceApp(BatchApp):
         )
         self.millrace = settings
         self.engine = engine
+        self.threads_left = False
+        self._crash_on_failure = crash_on_failure
         self._engine_started = False
         self._flows = {
             topic: Flow(max_records=worker.max_in_flight_records, max_bytes=worker.max_in_flight_bytes)
@@ -157,6 +161,13 @@ class InferenceApp(BatchApp):
         # What is here now stays: looking at it again and again cost about a tenth of the CPU time of each record.
         gc.collect()
         gc.freeze()
+        if self._crash_on_failure:
+            self.add_future(self._crash_when_failed())
+
+    async def _crash_when_failed(self) -> None:
+        await asyncio.wait(self.failures, return_when=asyncio.FIRST_COMPLETED)
+        if self.failure is not None:
+            await self.crash(self.failure)
 
     async def on_stop(self) -> None:
         """Finish or give back what is held, commit, and leave the group, while the agents still run."""
@@ -169,25 +180,27 @@ class InferenceApp(BatchApp):
     async def on_shutdown(self) -> None:
         """Close the engine and the publisher."""
         gc.unfreeze()
-        await self.engine.close()
+        self.threads_left = not await self.engine.close()
         await self.outbox.close(CLOSE_TIMEOUT_S)
         if left := await self.publisher.close(CLOSE_TIMEOUT_S):
             self.log.warning("%d records were still with the producer; their sources are uncommitted", left)
 
 
-def create_app(settings: Settings, engine: Engine | None = None) -> InferenceApp:
+def create_app(settings: Settings, engine: Engine | None = None, *, crash_on_failure: bool = False) -> InferenceApp:
     """The app with its two agents.
 
     Args:
         settings: of this worker.
         engine: not started yet; ``None`` makes one that serves the models of the settings.
+        crash_on_failure: crash when it cannot go on; otherwise the caller watches :attr:`InferenceApp.failures`.
 
     Raises:
         ModelError: a model to serve is missing or damaged.
         SettingsError: a schema registry is set, and what speaks to one is not installed.
     """
     models = settings.models.serve if engine is None else ()
-    app = InferenceApp(settings, engine or Engine(settings, [find_model(name, settings) for name in models]))
+    engine = engine or Engine(settings, [find_model(name, settings) for name in models])
+    app = InferenceApp(settings, engine, crash_on_failure=crash_on_failure)
     for topic, name in ((settings.kafka.prompts, "prompts"), (settings.kafka.images, "images")):
         app.agent(app.topic(topic, acks=False, value_type=bytes, key_type=bytes), name=name)(_agent(app))
     return app
@@ -236,6 +249,6 @@ def __getattr__(name: str) -> Any:
     """``app``, made from the settings, for Faust's own command line."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    app = create_app(load_settings())
+    app = create_app(load_settings(), crash_on_failure=True)
     globals()["app"] = app
     return app

@@ -8,12 +8,14 @@ uncommitted records are served again by whoever gets their partitions.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from agents.app import InferenceApp, create_app
@@ -26,6 +28,7 @@ __all__ = ["run"]
 
 LOG = logging.getLogger("millrace.worker")
 EXIT_INTERRUPTED = 130
+END_TIMEOUT_S = 2.0
 
 
 def run(settings: Settings) -> int:
@@ -48,12 +51,38 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> None:
     app = create_app(settings)
     stop = _stop_on_signals()
+    status = 1
     try:
         if await _started(app, stop):
             _announce(app, settings)
             await _until_stopped(app, stop)
+        status = 0
     finally:
         await app.stop()
+        if app.threads_left:
+            _end_without_threads(status)
+
+
+def _end_without_threads(status: int) -> None:
+    """Have the process end with ``status``, once it has said why it ends, and not wait for a thread that hangs.
+
+    Python waits for the threads of executors before it calls what is registered for its exit, hence the timer. What
+    comes after that, the libraries' own clean-up, is no place to be with a thread still inside one of them.
+    """
+    LOG.warning("a thread hangs and is left behind: the device does not answer")
+
+    def end() -> None:
+        try:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # a stream may be closed
+            os._exit(status)
+
+    atexit.register(end)
+    timer = threading.Timer(END_TIMEOUT_S, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _started(app: InferenceApp, stop: asyncio.Event) -> bool:

@@ -107,8 +107,8 @@ class InstantEngine:
     async def start(self) -> None:
         pass
 
-    async def close(self) -> None:
-        pass
+    async def close(self) -> bool:
+        return True
 
     async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
         if not self.started.at_s:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ from schemas.messages import InferenceRequest, ModelInfo, Outcome, TokenPiece
 from schemas.outcomes import expired_outcome
 
 __all__ = ["Engine"]
+
+CLOSE_TIMEOUT_S = 3.0
+CLOSE_POLL_S = 0.005
 
 
 class Engine:
@@ -117,14 +121,24 @@ class Engine:
         with self.metrics.in_flight.labels(lane.name).track_inprogress():
             return await self._counted(lane, request, emit)
 
-    async def close(self) -> None:
-        """Stop after the runs in progress; what is still pending gets an EngineError."""
+    async def close(self) -> bool:
+        """Stop after the runs in progress; what is still pending gets an EngineError.
+
+        Returns:
+            Whether every thread has ended within 3 s. One that hangs, on a device that never answers, is left behind.
+        """
         self._stop(EngineError("the engine is closed."))
         for lane in self._lanes:
             lane.runner.close()
         if self._recall:
             self._recall.stop()
-        await asyncio.to_thread(self._join)
+        # A thread of its own: whatever waits on an executor is waited for again when the loop and the process end.
+        joining = threading.Thread(target=self._join, name="millrace-close", daemon=True)
+        joining.start()
+        until = time.monotonic() + CLOSE_TIMEOUT_S
+        while joining.is_alive() and time.monotonic() < until:  # noqa: ASYNC110 - no event: the loop may be gone by then
+            await asyncio.sleep(CLOSE_POLL_S)
+        return not joining.is_alive()
 
     def _join(self) -> None:
         for lane in self._lanes:

@@ -38,8 +38,9 @@ class TimedEngine:
     async def start(self) -> None:
         """Nothing to load."""
 
-    async def close(self) -> None:
+    async def close(self) -> bool:
         """Nothing to let go of."""
+        return True
 
     async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
         """An empty text."""

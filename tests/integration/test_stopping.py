@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,10 +33,13 @@ RunWorker = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def run_worker(tmp_path: Path) -> Iterator[RunWorker]:
-    """Starts a worker that takes ``work_s`` per record, and returns when it serves."""
+    """Starts a worker that takes ``work_s`` per record, or whose device ``blocks``; returns when it serves."""
     with ExitStack() as stack:
 
-        def run(kafka: KafkaSettings, work_s: float, *, delivery: str = "at_least_once") -> subprocess.Popen[str]:
+        def run(
+            kafka: KafkaSettings, work_s: float, *, delivery: str = "at_least_once", blocks: bool = False
+        ) -> subprocess.Popen[str]:
+            engine = ["tests.blocked_engine"] if blocks else ["tests.engines", str(work_s)]
             environ = {
                 **os.environ,
                 **worker_environ(kafka, "none"),
@@ -45,7 +49,7 @@ def run_worker(tmp_path: Path) -> Iterator[RunWorker]:
             }
             log = stack.enter_context((tmp_path / f"{time.monotonic_ns()}.log").open("w"))
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.engines", str(work_s)],
+                [sys.executable, "-m", *engine],
                 env=environ, stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
             stack.enter_context(process)
@@ -146,9 +150,54 @@ def test_a_worker_whose_device_hangs_while_records_arrive_ends_with_an_error_and
     monkeypatch.setenv("MILLRACE_WORKER__WATCHDOG_TIMEOUT_S", "2")
     settings = Settings(kafka=kafka_settings)
     worker = run_worker(kafka_settings, float("inf"))
-    deadline = time.monotonic() + 15
-    while worker.poll() is None and time.monotonic() < deadline:
-        produce(settings, kafka_settings.prompts, [(f"k{i}", b"a prompt") for i in range(8)])
-        time.sleep(0.3)
+    feed_until_ended(worker, settings, 15)
     assert worker.returncode == 1
     assert committed(settings, kafka_settings.prompts) == 0
+
+
+HANG_S = 12.0
+"""For a device thread that never ends, beside the drain or the watchdog: 3 s to close the engine, 2 s to end, and room
+for a loaded machine."""
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_a_thread_that_hangs_in_the_device_does_not_hold_up_a_stop(
+    delivery: str, kafka_settings: KafkaSettings, run_worker: RunWorker
+) -> None:
+    settings = Settings(kafka=kafka_settings)
+    worker = run_worker(kafka_settings, 0.0, delivery=delivery, blocks=True)
+    produce(settings, kafka_settings.prompts, [(f"k{i}", b"a prompt") for i in range(8)])
+    time.sleep(2.0)
+    seconds_to_stop(worker, DRAIN_S + HANG_S)
+    assert worker.returncode == 0
+    assert committed(settings, kafka_settings.prompts) == 0
+
+
+def test_a_thread_that_hangs_in_the_device_does_not_keep_the_watchdog_from_ending_the_worker(
+    kafka_settings: KafkaSettings, run_worker: RunWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_WORKER__WATCHDOG_TIMEOUT_S", "2")
+    worker = run_worker(kafka_settings, 0.0, blocks=True)
+    feed_until_ended(worker, Settings(kafka=kafka_settings), 2 + HANG_S)
+    assert worker.returncode == 1
+
+
+def test_a_worker_under_fausts_own_command_line_ends_when_it_cannot_go_on(
+    kafka_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    environ = {**os.environ, **worker_environ(kafka_settings, "none"), "MILLRACE_WORKER__WATCHDOG_TIMEOUT_S": "2"}
+    command = [str(Path(sys.executable).with_name("faust")), "-A", "tests.blocked_engine", "worker", "--without-web"]
+    with (tmp_path / "faust.log").open("w") as log, subprocess.Popen(command, env=environ, stderr=log) as worker:
+        try:
+            feed_until_ended(worker, Settings(kafka=kafka_settings), 30 + HANG_S)
+            assert worker.returncode == 1, (tmp_path / "faust.log").read_text()
+        finally:
+            worker.kill()
+    assert "no record was served for 2 s" in (tmp_path / "faust.log").read_text()
+
+
+def feed_until_ended(worker: subprocess.Popen[Any], settings: Settings, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while worker.poll() is None and time.monotonic() < deadline:
+        produce(settings, settings.kafka.prompts, [(f"k{i}", b"a prompt") for i in range(8)])
+        time.sleep(0.3)

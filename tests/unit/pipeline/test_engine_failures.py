@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import pipeline.engine
 from pipeline.engine import Engine
 from pipeline.errors import EngineError
 from pipeline.runtime.fakes import FakeBackend, FakeDecoder, FakeSession
@@ -148,6 +149,33 @@ async def test_a_model_that_waits_to_run_again_does_not_hold_up_another(start_en
     await asyncio.wait_for(engine.close(), 10)
     with pytest.raises(EngineError, match="closed"):
         await failing
+
+
+async def test_closing_does_not_wait_for_a_device_that_never_answers(
+    start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.engine, "CLOSE_TIMEOUT_S", 0.1)
+    held, released = threading.Event(), threading.Event()
+    hangs = False
+
+    def fault(_: npt.NDArray[Any]) -> bool:
+        if hangs:
+            held.set()
+            released.wait(60)
+        return False
+
+    engine = await start_engine(FakeBackend(fault=fault))
+    hangs = True
+    waiting = asyncio.create_task(engine.submit(image_request(1)))
+    await asyncio.to_thread(held.wait, 30)
+    try:
+        assert not await asyncio.wait_for(engine.close(), 10)
+        with pytest.raises(EngineError, match="closed"):
+            await waiting
+    finally:
+        released.set()
+    monkeypatch.undo()
+    assert await engine.close()
 
 
 class Watched(FakeBackend):
