@@ -10,8 +10,11 @@ import asyncio
 import gc
 import os
 import platform
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+
+from confluent_kafka import KafkaException
 
 from agents.committed import committed_offsets
 from agents.delivery import Delivery
@@ -33,7 +36,7 @@ from pipeline.settings import Settings, load_settings
 from schemas.codecs import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from agents.transport.batches import Batch
     from pipeline.errors import MillraceError
@@ -86,10 +89,15 @@ class InferenceApp(BatchApp):
         }
 
     @property
+    def _made(self) -> bool:
+        """Whether it came so far that there is something to leave and to close."""
+        return hasattr(self, "delivery")
+
+    @property
     def failures(self) -> tuple[asyncio.Future[Any], ...]:
         """Done, with the error as their result, when the engine, the delivery or the outbox cannot go on."""
         started = (self.engine.failed,) if self._engine_started else ()
-        return *started, self.delivery.failed, self.outbox.failed
+        return *started, self.outbox.failed
 
     @property
     def failure(self) -> MillraceError | None:
@@ -100,13 +108,17 @@ class InferenceApp(BatchApp):
         return None
 
     def services_before_agents(self) -> Iterable[Any]:
-        """The delivery, which the agents hand their batches to."""
-        kafka = self.millrace.kafka
+        """The delivery, which the agents hand their batches to. Raises SettingsError."""
         ledger = Ledger()
-        self.publisher = Publisher(producer_config(self.millrace))
-        self._poller = Poller(consumer_config(self.millrace), self._flows)
-        self.outbox = self._make_outbox(ledger)
-        self.delivery = Delivery(
+        with _naming_the_setting():
+            self._poller = Poller(consumer_config(self.millrace), self._flows)
+            self.outbox = self._make_outbox(ledger)
+        self.delivery = self._make_delivery(ledger)
+        return [self.delivery]
+
+    def _make_delivery(self, ledger: Ledger) -> Delivery:
+        kafka = self.millrace.kafka
+        return Delivery(
             server=Server(
                 self.engine,
                 _routes(self.millrace),
@@ -127,10 +139,10 @@ class InferenceApp(BatchApp):
             loop=self.loop,
             beacon=self.beacon,
         )
-        return [self.delivery]
 
     def _make_outbox(self, ledger: Ledger) -> Outbox:
         settings = self.millrace
+        self.publisher = Publisher(producer_config(settings))
         if settings.worker.delivery == "at_least_once":
             interval_s = settings.worker.commit_interval_s
             return AtLeastOnceOutbox(ledger, self.publisher, self._poller, interval_s=interval_s)
@@ -171,16 +183,24 @@ class InferenceApp(BatchApp):
 
     async def on_stop(self) -> None:
         """Finish or give back what is held, commit, and leave the group, while the agents still run."""
+        if self._made:
+            await self._leave()
+        await super().on_stop()
+
+    async def _leave(self) -> None:
         left = await self.delivery.drain(self.millrace.worker.drain_timeout_s if self.failure is None else 0.0)
         if left:
             self.log.warning("%d records are given back unserved; their next owner serves them", left)
         await self.delivery.leave()
-        await super().on_stop()
 
     async def on_shutdown(self) -> None:
         """Close the engine and the publisher."""
         gc.unfreeze()
         self.threads_left = not await self.engine.close()
+        if self._made:
+            await self._close_producers()
+
+    async def _close_producers(self) -> None:
         await self.outbox.close(CLOSE_TIMEOUT_S)
         if left := await self.publisher.close(CLOSE_TIMEOUT_S):
             self.log.warning("%d records were still with the producer; their sources are uncommitted", left)
@@ -204,6 +224,16 @@ def create_app(settings: Settings, engine: Engine | None = None, *, crash_on_fai
     for topic, name in ((settings.kafka.prompts, "prompts"), (settings.kafka.images, "images")):
         app.agent(app.topic(topic, acks=False, value_type=bytes, key_type=bytes), name=name)(_agent(app))
     return app
+
+
+@contextmanager
+def _naming_the_setting() -> Iterator[None]:
+    """Librdkafka's refusal of its settings as a SettingsError: only those of ``kafka.client`` are the user's own."""
+    try:
+        yield
+    except KafkaException as error:
+        why = error.args[0].str().strip()
+        raise SettingsError(f"settings: kafka.client is not what librdkafka takes: {why}.") from error
 
 
 def _agent(app: InferenceApp) -> Any:

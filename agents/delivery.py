@@ -47,6 +47,7 @@ GIVE_UP_GRACE_S = 0.5
 takes many seconds is better begun anew by the next owner than waited for by all."""
 SETTLING_S = 0.005
 GIVE_UP_TIMEOUT_S = 5.0
+STOP_FETCHING_TIMEOUT_S = 3.0
 LAST_COMMIT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 5.0
 
@@ -86,7 +87,7 @@ class Delivery(Service):  # type: ignore[misc]
     ) -> None:
         super().__init__(**kwargs)
         self._event_loop = asyncio.get_running_loop()
-        self.failed: asyncio.Future[MillraceError] = self._event_loop.create_future()
+        self.failed = outbox.failed  # one for both: after either's failure no outcome is published
         self.poller = poller
         self._server = server
         self._ledger = ledger
@@ -168,14 +169,13 @@ class Delivery(Service):  # type: ignore[misc]
 
     async def drain(self, timeout_s: float) -> int:
         """Fetch no more, finish what is held within ``timeout_s``, commit. Returns how many records are given back."""
-        if not self.poller.is_alive():
-            return 0
-        try:
-            await asyncio.wrap_future(self.poller.stop_fetching())
-            await self._settled(None, timeout_s)
-            await asyncio.wait_for(self._last_commit(), LAST_COMMIT_TIMEOUT_S)
-        except (TransportError, TimeoutError) as error:
-            LOG.warning("the last commit was not made: %s", str(error) or "Kafka did not answer in time")
+        if self.poller.is_alive():
+            try:
+                await asyncio.wait_for(asyncio.wrap_future(self.poller.stop_fetching()), STOP_FETCHING_TIMEOUT_S)
+                await self._settled(None, timeout_s)
+                await asyncio.wait_for(self._last_commit(), LAST_COMMIT_TIMEOUT_S)
+            except (TransportError, TimeoutError) as error:
+                LOG.warning("the last commit was not made: %s", str(error) or "Kafka did not answer in time")
         return self._ledger.unsettled() + self._outbox.held
 
     async def leave(self) -> None:

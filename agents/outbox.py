@@ -72,7 +72,7 @@ class Outbox(Protocol):
 
     @property
     def held(self) -> int:
-        """Outcomes that were put and are neither delivered nor dropped."""
+        """Outcomes whose records are settled, but are neither published nor dropped."""
         ...
 
     async def due(self) -> None:
@@ -143,8 +143,8 @@ class AtLeastOnceOutbox:
 
     @property
     def held(self) -> int:
-        """Outcomes that the brokers have not confirmed."""
-        return sum(self._undelivered.values())
+        """None: what the brokers have not confirmed is not settled."""
+        return 0
 
     async def due(self) -> None:
         """Return after the interval."""

@@ -1,8 +1,9 @@
 """How much of each topic a worker holds at once.
 
-Every topic has its own bounds, so a slow prompt never holds up an image. Pausing a topic throws away what librdkafka
-had fetched ahead of it, so a topic that reaches a bound first only keeps the poll thread from fetching: a busy device
-makes room again within milliseconds. What stays full is paused, and resumes at half.
+Every topic has its own bounds, so a slow prompt holds up an image for no longer than 0.2 s. Pausing a topic throws away
+what librdkafka had fetched ahead of it, so a topic that reaches a bound first only keeps the poll thread from fetching,
+any topic: a busy device makes room again within milliseconds. What stays full for 0.2 s is paused alone, and resumes at
+half.
 """
 
 from __future__ import annotations

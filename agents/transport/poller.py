@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from agents.ledger import Partition
 from agents.records import offset_of, place, record_size
-from agents.transport.commits import CommitRefusedError, Commits, commit_now
+from agents.transport.commits import CommitRefusedError, Commits
 from agents.transport.flow import Flow, State, Valve
 from agents.transport.positions import Positions
 from pipeline.errors import TransportError
@@ -192,8 +192,10 @@ class Poller(threading.Thread):
             self._listener.on_failed(TransportError(f"the Kafka consumer failed: {error}"))
         finally:
             self._refuse_commands()
-            self._consumer.close()
-            self._commits.end()
+            try:
+                self._consumer.close()
+            finally:
+                self._commits.end()
 
     def _work_off_commands(self) -> None:
         while self._commands:
@@ -300,7 +302,7 @@ class Poller(threading.Thread):
         partitions = _names(removed)
         offsets = self._listener.on_revoked(partitions, consumer.consumer_group_metadata())
         try:
-            commit_now(consumer, self._held(offsets))
+            self._commits.make_last(consumer, self._held(offsets))
         except TransportError as error:
             LOG.warning("%s; the next owner repeats those records, with the same outcome ids", error)
         self._assigned.difference_update(partitions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 import agents.delivery
 from agents.delivery import Delivery
 from agents.ledger import Ledger, Partition
-from agents.outbox import AtLeastOnceOutbox
+from agents.outbox import AtLeastOnceOutbox, note
 from agents.records import record_size
+from agents.transport.batches import Batch
 from agents.transport.flow import Flow
+from pipeline.errors import MillraceError, TransportError
 from pipeline.metrics import Metrics
 
 PARTITION = Partition("prompts", 0)
@@ -44,6 +47,7 @@ class SlowOutbox:
     """Cannot commit until the test lets it."""
 
     def __init__(self) -> None:
+        self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
         self.ready = asyncio.Event()
 
     async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:
@@ -101,3 +105,80 @@ async def test_a_record_whose_partition_goes_before_its_first_step_is_given_back
     for _ in range(5):
         await asyncio.sleep(0)
     assert (flow.records, flow.bytes) == (0, 0)
+
+
+class HeldServer:
+    """Answers when the test lets it."""
+
+    waits = 0
+    encoded = False
+
+    def __init__(self) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def serve(self, record: Any, emit: Any) -> Any:
+        self.asked.set()
+        await self.answer.wait()
+
+    def encode(self, record: Any, reply: Any) -> list[Any]:
+        self.encoded = True
+        raise TransportError("published")
+
+
+async def test_after_a_delivery_has_failed_nothing_is_published() -> None:
+    ledger, flow, server = Ledger(), Flow(max_records=10, max_bytes=10_000), HeldServer()
+    outbox = AtLeastOnceOutbox(ledger, None, None, interval_s=1)  # type: ignore[arg-type]
+    delivery = delivery_of(ledger, outbox, flow, server=server)
+    message: Any = FakeMessage()
+    ledger.assign([PARTITION])
+    flow.take([record_size(message)])
+    delivery.admit(Batch(PARTITION, ledger.open(PARTITION, [0]), (message,)))
+    await server.asked.wait()
+    refused = TransportError("an earlier outcome was not delivered")
+    note(outbox.failed, refused)
+    server.answer.set()
+    async with asyncio.timeout(10):
+        while flow.records:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert delivery.failed.result() is refused
+    assert not server.encoded
+
+
+class StuckPoller:
+    """Takes commands and never works them off, as while its thread waits for Kafka."""
+
+    alive = True
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def stop_fetching(self) -> Future[None]:
+        return Future()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_drain_does_not_wait_for_a_poll_thread_that_does_not_answer_and_tells_what_is_left(
+    alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents.delivery, "STOP_FETCHING_TIMEOUT_S", 0.02)
+    ledger, poller = Ledger(), StuckPoller()
+    poller.alive = alive
+    outbox = AtLeastOnceOutbox(ledger, None, None, interval_s=1)  # type: ignore[arg-type]
+    delivery = delivery_of(ledger, outbox, Flow(max_records=10, max_bytes=10_000), poller=poller)
+    ledger.assign([PARTITION])
+    ledger.open(PARTITION, [0, 1, 2])
+    assert await asyncio.wait_for(delivery.drain(60), 10) == 3
+
+
+def delivery_of(ledger: Ledger, outbox: Any, flow: Flow, **parts: Any) -> Delivery:
+    absent: dict[str, Any] = dict.fromkeys(("server", "pieces", "poller", "route"))
+    return Delivery(
+        ledger=ledger,
+        outbox=outbox,
+        flows={PARTITION.topic: flow},
+        tokens="tokens",
+        metrics=Metrics(),
+        watchdog_timeout_s=60,
+        runs=lambda: 0,
+        **absent | parts,
+    )

@@ -15,6 +15,7 @@ from agents.ledger import Ledger, Partition
 from agents.records import record_size
 from agents.transport.batches import Batch
 from agents.transport.flow import Flow
+from pipeline.errors import MillraceError
 from pipeline.metrics import Metrics
 
 LEAVING = Partition("prompts", 0)
@@ -42,6 +43,7 @@ class WatchedOutbox:
     """Tells when the last offsets are asked for, and answers when the test lets it."""
 
     def __init__(self) -> None:
+        self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
     async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:
