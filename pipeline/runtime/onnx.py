@@ -1,7 +1,9 @@
 """ONNX Runtime: the one file that imports it.
 
-Traps it knows (measured on 1.31): a session that cannot have the device it was asked for falls back in silence, so its
-providers are checked; an idle thread pool that spins burns its cores, so it spins for 1 ms only.
+Traps it knows (measured on 1.31): a session that cannot have the device it was asked for, or loses it, falls back to
+the CPU on its own, so that is forbidden and its providers are checked; an idle thread pool that spins burns its cores,
+so it spins for 1 ms only; on CUDA, float32 is by default rounded to TF32, whose 10 bits of mantissa make a row's scores
+depend on how many rows run with it.
 """
 
 from __future__ import annotations
@@ -32,28 +34,44 @@ LOG = logging.getLogger(__name__)
 DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 KEPT_BINDINGS = 64
 Device = Literal["cpu", "cuda"]
+PROVIDERS: dict[Device, list[Any]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
+}
 
 
 class OnnxBackend:
-    """Opens ONNX Runtime sessions on the device that the settings name, or on the best one there is."""
+    """Opens ONNX Runtime sessions on the device that the settings name, or on the best one there is.
+
+    A file that is opened again comes back on the device that it had, or not at all: that is what its outcomes name, and
+    a process whose GPU is lost to it is better restarted than slow for ever.
+    """
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
+        self._devices: dict[Path, Device] = {}
 
     def open_session(self, path: Path) -> OnnxSession:
         """Load a classifier. Raises ModelError."""
-        return open_session(path, self._settings)
+        session = open_session(path, self._settings_for(path))
+        self._devices[path] = session.provider
+        return session
 
     def open_decoder(self, path: Path, layout: CacheLayout) -> OnnxDecoder:
         """Load a decoder and make its cache. Raises ModelError."""
-        session, device = _load(path, self._settings, fixed_shapes=False)
+        settings = self._settings_for(path)
+        session, device = _load(path, settings, fixed_shapes=False)
         if device == "cuda" and _cache_type(session) == np.float32:
-            session, device = _load(path, _on_cpu(path, self._settings), fixed_shapes=False)
+            session, device = _load(path, _on_cpu(path, settings), fixed_shapes=False)
+        self._devices[path] = device
         return OnnxDecoder(session, device, layout)
 
     def open_tokenizer(self, path: Path) -> TextCodec:
         """Load a ``tokenizer.json``. Raises ModelError."""
         return open_tokenizer(path)
+
+    def _settings_for(self, path: Path) -> RuntimeSettings:
+        return replace(self._settings, provider=self._devices.get(path, self._settings.provider))
 
 
 def open_session(path: Path, settings: RuntimeSettings) -> OnnxSession:
@@ -77,7 +95,7 @@ class OnnxSession:
         try:
             (logits,) = self._session.run(["logits"], dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
-            raise SessionError(str(error)) from error
+            raise SessionError(_reason(error)) from error
         return np.asarray(logits, np.float32)
 
 
@@ -108,7 +126,7 @@ class OnnxDecoder:
             binding.bind_cpu_input("logits_at", np.full(count, size - 1, np.int64))
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
-            raise SessionError(str(error)) from error
+            raise SessionError(_reason(error)) from error
         return np.asarray(self._logits[:count], np.float32)
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -116,7 +134,7 @@ class OnnxDecoder:
         try:
             self._cache.move(source, target, length)
         except Exception as error:
-            raise SessionError(str(error)) from error
+            raise SessionError(_reason(error)) from error
 
     def _binding(self, first: int, count: int) -> Any:
         """The binding of a range of slots; the last ones used are kept."""
@@ -140,15 +158,24 @@ def _load(path: Path, settings: RuntimeSettings, *, fixed_shapes: bool) -> tuple
     device = _device(settings)
     if device == "cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    options = _options(settings, fixed_shapes=fixed_shapes)
     try:
-        session = ort.InferenceSession(path, _options(settings, fixed_shapes=fixed_shapes), providers=providers)
+        session = ort.InferenceSession(path, options, providers=PROVIDERS[device], enable_fallback=0)
     except Exception as error:
-        raise ModelError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {error}") from error
+        # A provider that does not start is a RuntimeError; what is wrong with the file is none.
+        if device == "cuda" and isinstance(error, RuntimeError):
+            _refuse_or_warn(path, settings, _reason(error))
+            return _load(path, replace(settings, provider="cpu"), fixed_shapes=fixed_shapes)
+        raise ModelError(f"{path}: ONNX Runtime {ort.__version__} cannot load it: {_reason(error)}") from error
     got: Device = "cuda" if "CUDAExecutionProvider" in session.get_providers() else "cpu"
     if got != device:
-        _refuse_or_warn(path, settings)
+        _refuse_or_warn(path, settings, "it gives no reason")
     return session, got
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message on one line, for it holds empty ones."""
+    return " ".join(str(error).split())
 
 
 def _cache_type(session: Any) -> type[np.floating[Any]]:
@@ -164,10 +191,11 @@ def _on_cpu(path: Path, settings: RuntimeSettings) -> RuntimeSettings:
     return replace(settings, provider="cpu")
 
 
-def _refuse_or_warn(path: Path, settings: RuntimeSettings) -> None:
+def _refuse_or_warn(path: Path, settings: RuntimeSettings, why: str) -> None:
     message = (
-        f"{path}: the CUDA provider of ONNX Runtime {ort.__version__} does not start. Install the extra `gpu`, which "
-        "brings the CUDA and cuDNN libraries, or set runtime.provider to cpu."
+        f"{path}: the CUDA provider of ONNX Runtime {ort.__version__} does not start: {why}. If it never has on this "
+        "machine, install the extra `gpu`, which brings the CUDA and cuDNN libraries, or set runtime.provider to cpu; "
+        "after a CUDA failure, start the process again."
     )
     if settings.provider == "cuda":
         raise ModelError(message)
@@ -226,14 +254,21 @@ class CudaBuffer:
 
 
 def _make_cache(names: list[str], layout: CacheLayout, dtype: npt.DTypeLike, device: Device) -> KvCache:
+    try:
+        return KvCache(_buffers(names, layout, dtype, device), layout, dtype)
+    except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
+        raise ModelError(
+            f"the KV cache of {layout.slots} slots of {layout.max_length} tokens cannot be made on {device}: "
+            f"{_reason(error)}. If memory is short, lower batching.max_slots or batching.max_length."
+        ) from error
+
+
+def _buffers(names: list[str], layout: CacheLayout, dtype: npt.DTypeLike, device: Device) -> dict[str, DeviceBuffer]:
     shape = (layout.slots, layout.kv_heads, layout.max_length, layout.head_size)
-    buffers: dict[str, DeviceBuffer] = {}
     if device == "cpu":
-        buffers = {name: HostBuffer(shape, dtype) for name in names}
-    else:
-        copier = ort.InferenceSession(_identity(dtype), providers=["CUDAExecutionProvider"])
-        buffers = {name: CudaBuffer(shape, dtype, copier) for name in names}
-    return KvCache(buffers, layout, dtype)
+        return {name: HostBuffer(shape, dtype) for name in names}
+    copier = ort.InferenceSession(_identity(dtype), providers=PROVIDERS[device], enable_fallback=0)
+    return {name: CudaBuffer(shape, dtype, copier) for name in names}
 
 
 def _identity(dtype: npt.DTypeLike) -> bytes:

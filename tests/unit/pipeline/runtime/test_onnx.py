@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -21,7 +24,7 @@ from pipeline.errors import ModelError
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.decoder import DecoderSpec, build_decoder
 from pipeline.models.decoder_spec import weight_shapes
-from pipeline.models.store import ServedModel
+from pipeline.models.store import SHIPPED, ServedModel
 from pipeline.runtime.fakes import FakeDecoder, FakeSession
 from pipeline.runtime.onnx import OnnxBackend, gpu_count, open_session
 from pipeline.runtime.session import CacheLayout, DecoderSession, Session, SessionError
@@ -290,6 +293,149 @@ def test_a_graph_that_lacks_a_layers_cache_stops_the_start(tmp_path: Path) -> No
     more = CacheLayout(layers=3, slots=1, kv_heads=2, max_length=LENGTH, head_size=16, vocabulary=VOCABULARY)
     with pytest.raises(ModelError, match="past_key_2"):
         OnnxBackend(CPU).open_decoder(decoder(tmp_path), more)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_cache_that_does_not_fit_stops_the_start_and_says_what_to_lower(tmp_path: Path, device: Any) -> None:
+    if device == "cuda" and gpu_count() == 0:
+        pytest.skip("no NVIDIA GPU here")
+    vast = CacheLayout(layers=1, slots=2**30, kv_heads=2, max_length=4_096, head_size=16, vocabulary=VOCABULARY)
+    with pytest.raises(ModelError, match=f"cannot be made on {device}.*batching.max_slots or batching.max_length"):
+        OnnxBackend(RuntimeSettings(provider=device)).open_decoder(half_decoder(tmp_path), vast)
+
+
+@pytest.fixture
+def gpu_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU (the CPU, really) that opens one session; after that CUDA does not start in this process any more."""
+    real, opened = onnxruntime.InferenceSession, list[Any]()
+
+    def open_one(path: Path, options: Any, *, providers: list[Any], enable_fallback: int) -> Any:
+        assert not enable_fallback
+        session = real(path, options, providers=["CPUExecutionProvider"])
+        if len(providers) == 1:
+            return session
+        if opened:
+            raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+        opened.append(session)
+        session.get_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return session
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_one)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr("pipeline.runtime.onnx.gpu_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("gpu_that_fails")
+def test_what_was_on_the_gpu_comes_back_there_or_not_at_all(tmp_path: Path) -> None:
+    """On the CPU its outcomes would go on naming the GPU, and the process would stay slow until somebody noticed."""
+    path = classifier(tmp_path)
+    backend = OnnxBackend(RuntimeSettings(provider="auto"))
+    assert backend.open_session(path).provider == "cuda"
+    with pytest.raises(ModelError, match=r"illegal memory access was encountered.*start the process again"):
+        backend.open_session(path)
+
+
+@pytest.mark.usefixtures("gpu_that_fails")
+def test_a_gpu_that_does_not_start_is_done_without_unless_it_is_insisted_on(tmp_path: Path) -> None:
+    path = classifier(tmp_path)
+    open_session(path, RuntimeSettings(provider="cuda"))
+    assert OnnxBackend(RuntimeSettings(provider="auto")).open_session(path).provider == "cpu"
+    with pytest.raises(ModelError, match="illegal memory access"):
+        open_session(path, RuntimeSettings(provider="cuda"))
+
+
+def wide(folder: Path) -> Path:
+    """Zeros, by way of 1 MiB of memory for each image."""
+    helper, numpy = onnx.helper, onnx.numpy_helper
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["wide"]),
+        helper.make_node("ReduceMin", ["wide", "axes"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", 4, 4, 1])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 1])],
+        [numpy.from_array(np.zeros((16, 2**18), np.float32), "weights"), numpy.from_array(np.array([1]), "axes")],
+    )
+    path = folder / "wide.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
+def test_a_batch_beyond_the_gpus_memory_fails_alone_and_smaller_ones_go_on(tmp_path: Path) -> None:
+    session = open_session(wide(tmp_path), RuntimeSettings(provider="cuda"))
+    images = np.zeros((2**19, 4, 4, 1), np.uint8)  # 512 GiB
+    for _ in range(2):
+        with pytest.raises(SessionError, match="Failed to allocate memory"):
+            session.run({"pixels": images})
+        assert session.run({"pixels": images[:4]}).shape == (4, 1)
+
+
+@pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
+@pytest.mark.parametrize(("precision", "tolerance"), [("int8", 0.0), ("fp32", 1e-5)])
+def test_a_row_on_the_gpu_is_the_same_in_any_batch_and_as_on_the_cpu(precision: str, tolerance: float) -> None:
+    """In float32 to the last bits only: cuDNN picks its kernel, and so the order of its sums, by the batch's size."""
+    path = SHIPPED / "digits-tiny" / "1.0.0" / f"{precision}.onnx"
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+    gpu, cpu = (open_session(path, RuntimeSettings(provider=device)) for device in ("cuda", "cpu"))
+    expected = cpu.run({"pixels": images})
+    for size in (1, 2, 7, 16, 64):
+        rows = [gpu.run({"pixels": images[at : at + size]}) for at in range(0, 64, size)]
+        assert np.abs(np.concatenate(rows) - expected).max() <= tolerance
+
+
+LOSE_THE_GPU = """
+import asyncio, ctypes, sys
+from pipeline.engine import Engine
+from pipeline.errors import EngineError
+from pipeline.models.store import find_model
+from tests.unit.pipeline.helpers import image_request, settings
+
+PTX = b'''
+.version 7.0
+.target sm_50
+.address_size 64
+.visible .entry fault() { .reg .b64 %a; mov.u64 %a, 16; st.global.u32 [%a], 1; ret; }
+'''
+
+def fault():
+    "Write where no memory is: from then on every CUDA call of the process fails."
+    cuda = ctypes.CDLL("libcuda.so.1")
+    context, module, function = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+    cuda.cuInit(0)
+    cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+    cuda.cuCtxSetCurrent(context)
+    assert cuda.cuModuleLoadData(ctypes.byref(module), PTX) == 0
+    assert cuda.cuModuleGetFunction(ctypes.byref(function), module, b"fault") == 0
+    assert cuda.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None) == 0
+    assert cuda.cuCtxSynchronize() == 700
+
+async def main():
+    engine = Engine(settings(runtime={"provider": "auto"}), [find_model("digits-tiny", settings())])
+    await engine.start()
+    print((await engine.submit(image_request())).model.provider)
+    fault()
+    results = await asyncio.gather(*(engine.submit(image_request()) for _ in range(40)), return_exceptions=True)
+    await engine.close()
+    print({type(result).__name__ for result in results}, engine.failed.result())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
+def test_a_gpu_that_is_lost_to_the_process_fails_the_engine_and_blames_no_record() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LOSE_THE_GPU], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("cuda\n{'EngineError'} model digits-tiny"), ended.stdout
+    assert "illegal memory access" in ended.stdout
 
 
 @pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
