@@ -166,7 +166,7 @@ class InferenceApp(BatchApp):
     async def on_first_start(self) -> None:
         """See that Kafka is there, load and warm up the models. Raises TransportError, ModelError."""
         await super().on_first_start()
-        await asyncio.to_thread(self._poller.check)
+        await asyncio.to_thread(self._poller.check, self.millrace.kafka.topics)
         await self.outbox.open()
         await self.engine.start()
         self._engine_started = True

@@ -63,7 +63,7 @@ def transaction_config(settings: Settings) -> dict[str, Any]:
     """
     return {
         **producer_config(settings),
-        "transactional.id": f"{settings.kafka.group_id}-{settings.kafka.group_instance_id or uuid.uuid4().hex}",
+        "transactional.id": f"{settings.kafka.group_id}-{_member_id(settings.kafka).hex}",
         # librdkafka 2.16 forgets its coordinator when it bootstraps again, and then commits nothing for many seconds.
         "metadata.recovery.strategy": "none",
         "transaction.timeout.ms": int(settings.kafka.transaction_timeout_s * 1_000),
@@ -73,6 +73,13 @@ def transaction_config(settings: Settings) -> dict[str, Any]:
         ),
         "linger.ms": 0,
     }
+
+
+def _member_id(kafka: KafkaSettings) -> uuid.UUID:
+    """The same for a static member and its replacement, and nobody else's, whatever the names contain."""
+    if not kafka.group_instance_id:
+        return uuid.uuid4()
+    return uuid.uuid5(uuid.NAMESPACE_OID, repr((kafka.group_id, kafka.group_instance_id)))
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:

@@ -183,7 +183,14 @@ def _supervisor(settings: Settings, workers: int, output: Output) -> Supervisor:
     environ = worker_environ(settings, os.environ, workers=workers)
     if settings.worker.metrics_port < 0 or workers > 1:
         environ["MILLRACE_WORKER__METRICS_PORT"] = "0"
-    return Supervisor(workers, lambda _: WorkerProcess(environ), say=output.say)
+    member = settings.kafka.group_instance_id
+
+    def start(number: int) -> WorkerProcess:
+        # Two members of one name would fence each other for ever.
+        own = {"MILLRACE_KAFKA__GROUP_INSTANCE_ID": f"{member}-{number}"} if member and workers > 1 else {}
+        return WorkerProcess({**environ, **own})
+
+    return Supervisor(workers, start, say=output.say)
 
 
 def _stop(supervisor: Supervisor, settings: Settings, output: Output) -> None:

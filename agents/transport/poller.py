@@ -26,7 +26,7 @@ from agents.transport.positions import Positions
 from pipeline.errors import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 __all__ = ["CommitRefusedError", "Listener", "Poller"]
 
@@ -103,14 +103,14 @@ class Poller(threading.Thread):
 
     # Called from other threads.
 
-    def check(self) -> None:
-        """See that Kafka answers, lets this worker in and has its topics; call it before :meth:`begin`.
+    def check(self, topics: Collection[str]) -> None:
+        """See that Kafka answers, lets this worker in and has ``topics``; call it before :meth:`begin`.
 
         Raises:
             TransportError: it does not, within 15 s.
         """
         known = self._known_topics()
-        if missing := [name for name in self._flows if name not in known]:
+        if missing := [name for name in topics if name not in known]:
             raise TransportError(
                 f"no topic {', '.join(missing)} on {self._servers}. `millrace topics` makes them all; "
                 "or set kafka.topic_prefix to the one they were created with."
@@ -270,7 +270,7 @@ class Poller(threading.Thread):
 
     def _report_position(self) -> None:
         if self._positions.due():
-            self._listener.on_position(self._positions.bounds(self._assigned, self._paused))
+            self._listener.on_position(self._positions.bounds(self._assigned))
 
     def _held(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
         return {partition: offset for partition, offset in offsets.items() if partition in self._assigned}

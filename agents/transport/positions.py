@@ -1,7 +1,8 @@
 """Where each assigned partition started and where its log ends, for lag and for the watchdog.
 
 Called on the poll thread between two fetches, so it asks the brokers as little as can be: what comes with fetches is
-cached, and the rest is asked for all partitions in one request.
+cached, and the rest is asked for all partitions in one request. Of a partition that nothing comes from, the cached end
+tells nothing: behind a transaction that somebody left open the log grows, and not one record of it may be read.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Positions:
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._starts: dict[Partition, int] = {}
+        self._fetched: set[Partition] = set()
+        self._asked: dict[Partition, int] = {}
         self._due_at = 0.0
         self._far_at = 0.0
 
@@ -37,10 +40,12 @@ class Positions:
         """``partitions`` are assigned anew, or have gone."""
         for partition in partitions:
             self._starts.pop(partition, None)
+            self._asked.pop(partition, None)
 
     def fetched(self, partition: Partition, offset: int) -> None:
-        """The first record fetched under an assignment tells where it started."""
+        """Records of ``partition`` came; the first under an assignment tells where it started."""
         self._starts.setdefault(partition, offset)
+        self._fetched.add(partition)
 
     def due(self) -> bool:
         """Whether it is time to report; True once a second."""
@@ -50,25 +55,24 @@ class Positions:
         self._due_at = now + INTERVAL_S
         return True
 
-    def bounds(self, assigned: Collection[Partition], paused: Collection[str]) -> dict[Partition, tuple[int, int]]:
-        """Start under this assignment and end of the log, of each partition of which both are known.
-
-        Args:
-            assigned: the partitions held.
-            paused: topics that are not fetched now, so that nothing new is cached of them.
-        """
-        cached = {partition: self._cached(partition) for partition in assigned}
-        ends = {partition: end for partition, (_, end) in cached.items()}
+    def bounds(self, assigned: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Start under this assignment and end of what may be read, of each partition of which both are known."""
+        moving, self._fetched = self._fetched, set()
         if (now := time.monotonic()) >= self._far_at:
             self._far_at = now + FAR_INTERVAL_S
-            ends.update(self.ask_ends([partition for partition in assigned if partition.topic in paused]))
+            self._asked |= self.ask_ends([partition for partition in assigned if partition not in moving])
         self._ask_starts([partition for partition in assigned if partition not in self._starts])
+        cached = {partition: self._cached(partition) for partition in assigned}
+        ends = {p: cached[p][1] if p in moving else self._asked.get(p, -1) for p in assigned}
         return {
             p: (max(self._starts[p], cached[p][0]), end) for p, end in ends.items() if p in self._starts and end >= 0
         }
 
     def ask_ends(self, partitions: Collection[Partition], timeout_s: float = TIMEOUT_S) -> dict[Partition, int]:
-        """The ends of the logs, asked of the brokers; of none when one does not answer in time."""
+        """The ends of what may be read, asked of the brokers; of none when one does not answer in time.
+
+        A consumer with ``isolation.level=read_committed`` is told the last stable offset (KIP-98).
+        """
         wanted = [TopicPartition(*partition, OFFSET_END) for partition in partitions]
         try:
             found = self._consumer.offsets_for_times(wanted, timeout_s) if wanted else []
