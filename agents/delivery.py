@@ -237,7 +237,8 @@ class Delivery(Service):  # type: ignore[misc]
         self._flows[record.topic].give_back(size)
         if not delivered:
             return
-        model = reply.outcome.model.name if reply.outcome.model else ""
+        info = reply.outcome.model
+        model = f"{info.name}@{info.version}" if info else ""
         self._outcomes(record.topic, reply.outcome.status).inc()
         self._steps(model, "publish").observe(time.perf_counter() - computed)
         self._end_to_end(record.topic).observe(max(0.0, time.time() - record.timestamp_ms / 1_000))
