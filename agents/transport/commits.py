@@ -3,20 +3,18 @@
 While a consumer group rebalances the broker keeps a commit's answer back until the rebalance is over: the consumer's
 connection to its coordinator is one queue, and its request to join stands before the commit. Waiting for the answer
 there would stop every partition for as long. In a rebalance callback no request to join is under way, so there a commit
-may be waited for, on a thread that can be left behind: librdkafka itself waits for a broker that is frozen for as long
-as its requests may take, over a minute.
+may be waited for. It is made on the poll thread all the same: confluent-kafka keeps every other thread waiting until
+the callback has ended, and after that the offsets may be another owner's to commit.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from agents.daemon import DaemonThread
 from agents.ledger import Partition
 from pipeline.errors import TransportError
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["CommitRefusedError", "Commits", "commit_now"]
 
 ATTEMPTS = 3
-LAST_TIMEOUT_S = 5.0
 LOG = logging.getLogger("millrace.transport")
 REFUSALS = frozenset(
     {
@@ -56,7 +53,6 @@ class Commits:
 
     def __init__(self) -> None:
         self._waiting: deque[Future[Mapping[Partition, int]]] = deque()
-        self._thread = DaemonThread("kafka-last-commits")
 
     def begin(
         self, consumer: Consumer, offsets: Mapping[Partition, int], done: Future[Mapping[Partition, int]]
@@ -71,20 +67,6 @@ class Commits:
             done.set_exception(_failure(error.args[0]))
         else:
             self._waiting.append(done)
-
-    def make_last(self, consumer: Consumer, offsets: Mapping[Partition, int]) -> None:
-        """Commit ``offsets`` of partitions that leave. Raises TransportError unless the broker takes all within 5 s."""
-        if not offsets:
-            return
-        deadline = time.monotonic() + LAST_TIMEOUT_S
-        made = self._thread.submit(commit_now, consumer, offsets, deadline)
-        try:
-            made.result(LAST_TIMEOUT_S)
-        except TimeoutError:
-            made.cancel()
-            raise TransportError(
-                f"offsets could not be committed: Kafka did not answer within {LAST_TIMEOUT_S:g} s"
-            ) from None
 
     def on_answer(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """The answer to the oldest; librdkafka's ``on_commit``, called inside ``consume()`` and ``close()``."""
@@ -102,15 +84,11 @@ class Commits:
             self._waiting.popleft().set_exception(TransportError("the Kafka consumer ended before it had committed."))
 
 
-def commit_now(consumer: Consumer, offsets: Mapping[Partition, int], deadline: float) -> None:
-    """Commit ``offsets`` and wait for the answer. Raises TransportError unless the broker takes all of them.
-
-    Past ``deadline`` (monotonic clock, s) it does not ask again: the partitions may have another owner by then, and
-    this worker a new membership, under which the broker would take the old offsets over the new.
-    """
+def commit_now(consumer: Consumer, offsets: Mapping[Partition, int]) -> None:
+    """Commit ``offsets`` and wait for the answer. Raises TransportError unless the broker takes all of them."""
     left = dict(offsets)
-    for attempt in range(ATTEMPTS):
-        if not left or (attempt and time.monotonic() > deadline):
+    for _ in range(ATTEMPTS):
+        if not left:
             break
         try:
             taken = _taken(consumer.commit(offsets=_positions(left), asynchronous=False) or [])

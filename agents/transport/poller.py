@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from agents.ledger import Partition
 from agents.records import offset_of, place, record_size
-from agents.transport.commits import CommitRefusedError, Commits
+from agents.transport.commits import CommitRefusedError, Commits, commit_now
 from agents.transport.flow import Flow, State, Valve
 from agents.transport.positions import Positions
 from pipeline.errors import TransportError
@@ -302,7 +302,7 @@ class Poller(threading.Thread):
         partitions = _names(removed)
         offsets = self._listener.on_revoked(partitions, consumer.consumer_group_metadata())
         try:
-            self._commits.make_last(consumer, self._held(offsets))
+            commit_now(consumer, self._held(offsets))
         except TransportError as error:
             LOG.warning("%s; the next owner repeats those records, with the same outcome ids", error)
         self._assigned.difference_update(partitions)

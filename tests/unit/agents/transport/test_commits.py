@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-import agents.transport.commits
 from agents.ledger import Partition
 from agents.transport.commits import CommitRefusedError, Commits, commit_now
 from pipeline.errors import TransportError
@@ -100,7 +97,7 @@ def test_a_commit_that_is_under_way_when_the_consumer_ends_fails(commits: Commit
 
 def test_the_last_commit_asks_again_when_the_membership_changed_under_it() -> None:
     consumer: Any = FakeConsumer(KafkaError.STALE_MEMBER_EPOCH, {SECOND: KafkaError.STALE_MEMBER_EPOCH}, {})
-    commit_now(consumer, {FIRST: 5, SECOND: 7}, time.monotonic() + 60)
+    commit_now(consumer, {FIRST: 5, SECOND: 7})
     assert consumer.asked == [{FIRST: 5, SECOND: 7}, {FIRST: 5, SECOND: 7}, {SECOND: 7}]
 
 
@@ -108,38 +105,10 @@ def test_the_last_commit_asks_again_when_the_membership_changed_under_it() -> No
 def test_the_last_commit_says_when_it_was_not_made(code: int) -> None:
     consumer: Any = FakeConsumer(code, code, code)
     with pytest.raises(TransportError, match="could not be committed"):
-        commit_now(consumer, {FIRST: 5}, time.monotonic() + 60)
+        commit_now(consumer, {FIRST: 5})
 
 
-class FrozenConsumer(FakeConsumer):
-    """Answers no commit until the test lets it; then it says that the membership has changed."""
-
-    def __init__(self) -> None:
-        super().__init__(KafkaError.ILLEGAL_GENERATION)
-        self.thawed, self.answered = threading.Event(), threading.Event()
-
-    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition] | None:
-        self.thawed.wait(60)
-        try:
-            return super().commit(offsets=offsets, asynchronous=asynchronous)
-        finally:
-            self.answered.set()
-
-
-def test_the_last_commit_is_not_waited_for_without_a_bound_nor_made_again_when_it_is_too_late(
-    commits: Commits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(agents.transport.commits, "LAST_TIMEOUT_S", 0.05)
-    consumer: Any = FrozenConsumer()
-    with pytest.raises(TransportError, match="did not answer"):
-        commits.make_last(consumer, {FIRST: 5})
-    consumer.thawed.set()
-    assert consumer.answered.wait(10)
-    time.sleep(0.1)
-    assert consumer.asked == [{FIRST: 5}]
-
-
-def test_the_last_commit_tells_why_it_was_refused(commits: Commits) -> None:
+def test_the_last_commit_tells_why_it_was_refused() -> None:
     consumer: Any = FakeConsumer(KafkaError.GROUP_AUTHORIZATION_FAILED)
     with pytest.raises(CommitRefusedError):
-        commits.make_last(consumer, {FIRST: 5})
+        commit_now(consumer, {FIRST: 5})
