@@ -103,5 +103,7 @@ class Sender(threading.Thread):
         if error is not None:
             self.refused[error.str()] += 1
             return
-        self.acked[message.topic(), message.partition(), message.offset()] = message.timestamp()[1]
         self.kinds[kind] += 1
+        # Without an offset, Kafka has had it since an earlier try whose answer was lost, and does not say where.
+        if message.offset() is not None:
+            self.acked[message.topic(), message.partition(), message.offset()] = message.timestamp()[1]
