@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -43,16 +44,17 @@ class FakeMessage:
     value = headers = key
 
 
-class SlowOutbox:
-    """Cannot commit until the test lets it."""
+class WatchedOutbox:
+    """Tells when the last offsets are asked for, and answers when the test lets it."""
 
     def __init__(self) -> None:
         self.failed: asyncio.Future[MillraceError] = asyncio.get_running_loop().create_future()
-        self.ready = asyncio.Event()
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
     async def give_up(self, partitions: Sequence[Partition], metadata: Any) -> Mapping[Partition, int]:
-        await self.ready.wait()
-        return {}
+        self.asked.set()
+        await self.answer.wait()
+        return {PARTITION: 0}
 
     def drop(self, partitions: Iterable[Partition]) -> None:
         pass
@@ -60,43 +62,21 @@ class SlowOutbox:
 
 async def test_giving_up_a_partition_too_late_leaves_its_next_assignment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents.delivery, "GIVE_UP_TIMEOUT_S", 0.05)
-    ledger = Ledger()
-    outbox: Any = SlowOutbox()
-    absent: Any = dict.fromkeys(("server", "pieces", "poller", "route"))
-    delivery = Delivery(
-        ledger=ledger,
-        outbox=outbox,
-        flows={},
-        tokens="tokens",
-        metrics=Metrics(),
-        watchdog_timeout_s=60,
-        runs=lambda: 0,
-        **absent,
-    )
+    ledger, outbox = Ledger(), WatchedOutbox()
+    delivery = delivery_of(ledger, outbox, Flow(max_records=10, max_bytes=10_000))
     await asyncio.to_thread(delivery.on_assigned, [PARTITION])
     assert await asyncio.to_thread(delivery.on_revoked, [PARTITION], None) == {}
     await asyncio.to_thread(delivery.on_assigned, [PARTITION])
-    outbox.ready.set()
+    outbox.answer.set()
     await asyncio.sleep(0.05)
     assert PARTITION in ledger
     assert ledger.open(PARTITION, [7]) == ledger.epoch(PARTITION)
 
 
 async def test_a_record_whose_partition_goes_before_its_first_step_is_given_back() -> None:
-    ledger = Ledger()
-    flow = Flow(max_records=10, max_bytes=10_000)
-    absent: Any = dict.fromkeys(("server", "pieces", "poller"))
-    delivery = Delivery(
-        ledger=ledger,
-        outbox=AtLeastOnceOutbox(ledger, None, None, interval_s=1),  # type: ignore[arg-type]
-        flows={"prompts": flow},
-        tokens="tokens",
-        metrics=Metrics(),
-        route=lambda batch: delivery.admit(batch),
-        watchdog_timeout_s=60,
-        runs=lambda: 0,
-        **absent,
-    )
+    ledger, flow = Ledger(), Flow(max_records=10, max_bytes=10_000)
+    outbox = AtLeastOnceOutbox(ledger, None, None, interval_s=1)  # type: ignore[arg-type]
+    delivery: Delivery = delivery_of(ledger, outbox, flow, route=lambda batch: delivery.admit(batch))
     message: Any = FakeMessage()
     ledger.assign([PARTITION])
     flow.take([record_size(message)])
@@ -105,6 +85,35 @@ async def test_a_record_whose_partition_goes_before_its_first_step_is_given_back
     for _ in range(5):
         await asyncio.sleep(0)
     assert (flow.records, flow.bytes) == (0, 0)
+
+
+async def test_what_still_lies_with_the_agents_when_the_last_offsets_are_taken_is_not_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agents.delivery, "GIVE_UP_GRACE_S", 0.02)
+    ledger, outbox, flow = Ledger(), WatchedOutbox(), Flow(max_records=10, max_bytes=10_000)
+    delivery = delivery_of(ledger, outbox, flow)
+    message: Any = FakeMessage()
+    ledger.assign([PARTITION])
+    flow.take([record_size(message)])
+    batch = Batch(PARTITION, ledger.open(PARTITION, [0]), (message,))
+    revoked = asyncio.create_task(asyncio.to_thread(delivery.on_revoked, [PARTITION], None))
+    await outbox.asked.wait()
+    delivery.admit(batch)  # its outcome would be published past the offset that is committed
+    assert flow.records == 0
+    outbox.answer.set()
+    assert await revoked == {PARTITION: 0}
+    assert PARTITION not in ledger
+
+
+async def test_with_nothing_in_work_a_partition_is_given_up_at_once() -> None:
+    ledger, outbox = Ledger(), WatchedOutbox()
+    delivery = delivery_of(ledger, outbox, Flow(max_records=10, max_bytes=10_000))
+    outbox.answer.set()
+    ledger.assign([PARTITION])
+    began = time.monotonic()
+    await asyncio.to_thread(delivery.on_revoked, [PARTITION], None)
+    assert time.monotonic() - began < agents.delivery.GIVE_UP_GRACE_S / 2
 
 
 class HeldServer:
