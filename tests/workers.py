@@ -15,9 +15,10 @@ from typing import IO, Any, NamedTuple
 
 import pytest
 
-from pipeline.settings import KafkaSettings
+from pipeline.settings import KafkaSettings, Settings
+from tests.records import committed
 
-__all__ = ["TINY", "StartWorker", "Worker", "running_worker", "worker_environ"]
+__all__ = ["TINY", "StartWorker", "Worker", "running_worker", "wait_until_committed", "worker_environ"]
 
 WORKER = ("-m", "console.main", "worker")
 TINY = "dialogues-tiny,digits-tiny"
@@ -32,6 +33,13 @@ class Worker(NamedTuple):
 
 
 StartWorker = Callable[..., Worker]
+
+
+def wait_until_committed(worker: Worker, settings: Settings, topic: str, count: int) -> None:
+    """Return once ``count`` records of ``topic`` are committed; fails when ``worker`` ends before."""
+    while committed(settings, topic) < count:
+        assert worker.process.poll() is None
+        time.sleep(0.01)
 
 
 def worker_environ(kafka: KafkaSettings, models: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 from agents.broker import EmbeddedBroker
 from pipeline.settings import BrokerSettings, KafkaSettings, Settings
 from tests.records import committed, grey_pixel_png, produce, read_outcomes, sources
-from tests.workers import StartWorker
+from tests.workers import StartWorker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -44,9 +44,7 @@ def test_the_only_broker_is_killed_and_restarted_under_load(
     produce(settings, kafka_settings.images, images)
     environ = {"MILLRACE_WORKER__DELIVERY": delivery, "MILLRACE_WORKER__MAX_IN_FLIGHT_RECORDS": "64"}
     worker = start_worker(models="digits-tiny", environ=environ)
-    while committed(settings, kafka_settings.images) < 50:
-        assert worker.process.poll() is None
-        time.sleep(0.01)
+    wait_until_committed(worker, settings, kafka_settings.images, 50)
     os.kill(broker.node_pids()[1], signal.SIGKILL)
     while broker.node_pids():
         time.sleep(0.05)
@@ -54,9 +52,7 @@ def test_the_only_broker_is_killed_and_restarted_under_load(
     broker.start()
     assert committed(settings, kafka_settings.images) < RECORDS, "the worker was too quick to be hit"
 
-    while committed(settings, kafka_settings.images) < RECORDS:
-        assert worker.process.poll() is None
-        time.sleep(0.05)
+    wait_until_committed(worker, settings, kafka_settings.images, RECORDS)
     found = read_outcomes(settings, kafka_settings.image_results, RECORDS)
     assert len(sources(found)) == RECORDS
     assert len({outcome["id"] for outcome in found}) == RECORDS, "a repeated outcome must have the id of the first"

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.settings import KafkaSettings, Settings
 from tests.records import committed, grey_pixel_png, produce, read_outcomes, sources
-from tests.workers import StartWorker
+from tests.workers import StartWorker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -36,9 +36,7 @@ def test_a_worker_killed_in_the_middle_of_2000_records_loses_none(
     assert done_before < sent, "the worker was too quick to be killed in the middle"
 
     second = start_worker(models="digits-tiny", environ=environ)
-    while committed(settings, kafka_settings.images) < sent:
-        assert second.process.poll() is None
-        time.sleep(0.05)
+    wait_until_committed(second, settings, kafka_settings.images, sent)
     found = read_outcomes(settings, kafka_settings.image_results, sent)
     per_record = sources(found)
     assert len(per_record) == sent

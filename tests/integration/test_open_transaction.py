@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 
 from pipeline.settings import KafkaSettings, Settings
 from tests.records import committed, grey_pixel_png, produce
-from tests.workers import StartWorker
+from tests.workers import StartWorker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -36,6 +36,4 @@ def test_a_worker_waits_for_a_transaction_that_a_producer_left_open(
         time.sleep(0.5)
     assert committed(settings, kafka_settings.images) == 0
     upstream.commit_transaction(30)
-    while committed(settings, kafka_settings.images) < sent + kafka_settings.partitions:
-        assert worker.process.poll() is None
-        time.sleep(0.1)
+    wait_until_committed(worker, settings, kafka_settings.images, sent + kafka_settings.partitions)

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.settings import KafkaSettings, Settings
 from tests.records import committed, grey_pixel_png, produce, read, read_outcomes, sources
-from tests.workers import StartWorker, Worker
+from tests.workers import StartWorker, Worker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -60,9 +60,7 @@ def test_a_killed_worker_leaves_what_it_has_computed_to_the_next(
     }
     sent = produce(settings, kafka_settings.images, [(f"k{i % 50}", grey_pixel_png()) for i in range(RECORDS)])
     first = start_worker(models="digits-tiny", environ=environ)
-    while committed(settings, kafka_settings.images) == 0:
-        assert first.process.poll() is None
-        time.sleep(0.01)
+    wait_until_committed(first, settings, kafka_settings.images, 1)
     reached = kept(store)
     while kept(store) < reached + 50:
         time.sleep(0.005)
@@ -72,9 +70,7 @@ def test_a_killed_worker_leaves_what_it_has_computed_to_the_next(
     assert committed_before < kept_before < sent, "the worker was not killed in the middle"
 
     second = start_worker(models="digits-tiny", environ=environ)
-    while committed(settings, kafka_settings.images) < sent:
-        assert second.process.poll() is None
-        time.sleep(0.05)
+    wait_until_committed(second, settings, kafka_settings.images, sent)
     found = read_outcomes(settings, kafka_settings.image_results, sent)
     per_record = sources(found)
     assert len(per_record) == sent
