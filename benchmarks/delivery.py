@@ -25,14 +25,13 @@ from confluent_kafka import Consumer, Producer
 from agents.app import create_app
 from agents.topics import create_topics
 from benchmarks.harness import arguments, broker, in_turn, report
-from pipeline.errors import EngineError
-from pipeline.metrics import Metrics
+from pipeline.fake_engine import FakeEngine
 from pipeline.settings import KafkaSettings, Settings, WorkerSettings
-from schemas.messages import InferenceRequest, ModelInfo, Outcome, TextOutput, TokenPiece, outcome_id
+from schemas.messages import InferenceRequest, Outcome, TokenPiece
 
 MODES = ("at_least_once", "exactly_once")
 PROMPT = b"x" * 256
-MODEL = ModelInfo(name="none", version="1", digest="0" * 64, precision="int8", provider="cpu")
+ANSWER = "x" * 200
 TIMEOUT_S = 300.0
 
 
@@ -93,40 +92,20 @@ def now() -> Moment:
     return Moment(time.monotonic(), time.process_time())
 
 
-class InstantEngine:
-    """Answers every request at once."""
+class InstantEngine(FakeEngine):
+    """Answers every request at once, and knows when the first came."""
 
-    models = (MODEL,)
-    runs = 0
-
-    def __init__(self) -> None:
-        self.metrics = Metrics()
-        self.failed: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
-        self.started = Moment(0.0, 0.0)
-
-    async def start(self) -> None:
-        pass
-
-    async def close(self) -> bool:
-        return True
+    started = Moment(0.0, 0.0)
 
     async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
         if not self.started.at_s:
             self.started = now()
-        return Outcome(
-            id=outcome_id(request.source, MODEL.digest),
-            status="ok",
-            request_id=request.id,
-            source=request.source,
-            created_at_ms=time.time_ns() // 1_000_000,
-            model=MODEL,
-            output=TextOutput(text="x" * 200, finish_reason="stop"),
-        )
+        return await super().submit(request, emit=emit)
 
 
 async def serve(settings: Settings) -> dict[str, float]:
     """Be the worker until a line comes on stdin; when the first record came, and the CPU time used since."""
-    engine = InstantEngine()
+    engine = InstantEngine(ANSWER)
     app: Any = create_app(settings, engine)  # type: ignore[arg-type]
     await app.start()
     await asyncio.to_thread(sys.stdin.readline)

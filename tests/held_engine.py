@@ -14,18 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agents.app import InferenceApp, create_app
+from pipeline.fake_engine import FakeEngine
 from pipeline.settings import load_settings
 from schemas.messages import InferenceRequest, Outcome, TokenPiece
-from tests.engines import TimedEngine
 
 
-class HeldEngine(TimedEngine):
+class HeldEngine(FakeEngine):
     """Answers when ``release`` exists."""
 
     before_bytes = 0
 
     def __init__(self, release: Path) -> None:
-        super().__init__(0)
+        super().__init__()
         self._release = release
 
     async def start(self) -> None:
