@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from agents.clients import NewRecord, RecordTooLargeError, Report
 from agents.ledger import Partition
 from agents.records import offset_of, place, raw_record
-from agents.topics import client_config
+from agents.topics import DEAD_LETTER_FACTOR, client_config
 from pipeline.errors import TransportError
 from pipeline.settings import Settings
 from schemas.messages import Source
@@ -131,8 +131,8 @@ def sender_config(settings: Settings) -> dict[str, Any]:
 
 
 def tailer_config(settings: Settings) -> dict[str, Any]:
-    """Librdkafka's configuration of a tailer; dead letters may be four times as large as other records."""
-    largest = 4 * settings.kafka.max_message_bytes
+    """Librdkafka's configuration of a tailer, which also reads dead letters."""
+    largest = DEAD_LETTER_FACTOR * settings.kafka.max_message_bytes
     return {
         "group.id": f"{settings.kafka.group_id}-tail",  # asked for by librdkafka, never joined
         "enable.auto.commit": False,
