@@ -1,1 +1,1 @@
-"""Models: the card that describes one, the store that keeps them, and the recipes that build them."""
+"""The model store: cards, folders, pointers."""

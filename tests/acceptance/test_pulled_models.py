@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.models.photos import CHELSEA, FLOWER, read_photos
-from pipeline.models.pull import pull
+from pipeline.factory.photos import CHELSEA, FLOWER, read_photos
+from pipeline.factory.pull import pull
+from pipeline.factory.text_gate import greedy
 from pipeline.models.store import ServedModel, find_model
-from pipeline.models.text_gate import greedy
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder, open_session
 from pipeline.runtime.session import CacheLayout
 from pipeline.settings import ModelSettings, RuntimeSettings, Settings

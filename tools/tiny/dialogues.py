@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from tokenizers import Tokenizer
 
+from pipeline.factory.decoder import DecoderSpec, build_decoder
+from pipeline.factory.recipe import make_variant
 from pipeline.models.card import ModelCard, TextSpec
 from pipeline.models.cardfile import sha256_of
-from pipeline.models.decoder import DecoderSpec, build_decoder
-from pipeline.models.recipe import make_variant
 from pipeline.runtime.onnx import OnnxBackend
 from pipeline.runtime.session import CacheLayout, DecoderSession
 from pipeline.settings import RuntimeSettings

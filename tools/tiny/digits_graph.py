@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pipeline.models.graph import GraphWriter
+from pipeline.factory.graph import GraphWriter
 
 __all__ = ["build_digits_graph"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from pipeline.models.graph import GraphWriter
+from pipeline.factory.graph import GraphWriter
 
 RUN = """
 import sys

@@ -21,9 +21,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.engine import Engine
 from pipeline.errors import ModelError
+from pipeline.factory.decoder import DecoderSpec, build_decoder
+from pipeline.factory.decoder_spec import weight_shapes
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
-from pipeline.models.decoder import DecoderSpec, build_decoder
-from pipeline.models.decoder_spec import weight_shapes
 from pipeline.models.store import SHIPPED, ServedModel
 from pipeline.runtime.fakes import FakeDecoder, FakeSession
 from pipeline.runtime.onnx import OnnxBackend, gpu_count, open_session

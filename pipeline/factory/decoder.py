@@ -3,7 +3,7 @@
 Two shapes, one contract (:mod:`pipeline.models.card`): ``llama`` (RMS norm, rotary positions, gated SiLU, grouped
 heads) and ``gpt2`` (layer norm, learned positions, biases, tanh GELU). Attention is ONNX Runtime's GroupQueryAttention,
 whose past and present may be one buffer, so a step writes one row a slot and copies nothing. The names of the weights
-are in :mod:`pipeline.models.decoder_spec`.
+are in :mod:`pipeline.factory.decoder_spec`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from pipeline.models.decoder_shapes import DecoderShape, decoder_shape
-from pipeline.models.decoder_spec import DecoderSpec, Weights, check_weights
-from pipeline.models.graph import CONTRIB, GraphWriter, Shape
-from pipeline.models.projections import projections_for
+from pipeline.factory.decoder_shapes import DecoderShape, decoder_shape
+from pipeline.factory.decoder_spec import DecoderSpec, Weights, check_weights
+from pipeline.factory.graph import CONTRIB, GraphWriter, Shape
+from pipeline.factory.projections import projections_for
 
 __all__ = ["DecoderSpec", "build_decoder"]
 
@@ -26,8 +26,8 @@ def build_decoder(spec: DecoderSpec, weights: Weights, precision: Literal["int8"
 
     Args:
         spec: its numbers.
-        weights: float32, by the names in :mod:`pipeline.models.decoder_spec`.
-        precision: ``int8`` quantizes every matrix (see :mod:`pipeline.models.projections`), ``fp32`` none.
+        weights: float32, by the names in :mod:`pipeline.factory.decoder_spec`.
+        precision: ``int8`` quantizes every matrix (see :mod:`pipeline.factory.projections`), ``fp32`` none.
 
     Raises:
         ModelError: a weight is missing, unknown or of the wrong shape, or a width is not a multiple of 32.

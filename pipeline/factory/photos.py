@@ -17,8 +17,8 @@ from msgspec import Struct
 from PIL import Image
 
 from pipeline.errors import ModelError
-from pipeline.models.fetch import Wheel, fetch, read_member
-from pipeline.models.recipe import Progress
+from pipeline.factory.fetch import Wheel, fetch, read_member
+from pipeline.factory.recipe import Progress
 
 __all__ = ["CALIBRATION", "HELD_OUT", "Photo", "read_photos", "views"]
 

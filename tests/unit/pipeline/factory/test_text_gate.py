@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.models.text_gate import compare_decoders, gate_texts, greedy
+from pipeline.factory.text_gate import compare_decoders, gate_texts, greedy
 from pipeline.runtime.fakes import FakeDecoder
 from pipeline.runtime.session import CacheLayout, IntArray, Logits
 

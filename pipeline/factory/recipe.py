@@ -8,9 +8,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.factory.fetch import Wheel
 from pipeline.models.card import ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of
-from pipeline.models.fetch import Wheel
 
 __all__ = ["Gate", "Kitchen", "Progress", "Recipe", "check_gate", "make_variant"]
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.projections import BLOCK
+from pipeline.factory.projections import BLOCK
 
 __all__ = ["DecoderSpec", "Weights", "check_weights", "weight_shapes"]
 

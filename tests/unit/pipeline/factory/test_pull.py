@@ -12,10 +12,10 @@ from typing import NamedTuple
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory.pull import find_recipe, pull_recipe
+from pipeline.factory.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.models.card import ImageSpec, ModelCard
 from pipeline.models.cardfile import sha256_of
-from pipeline.models.pull import find_recipe, pull_recipe
-from pipeline.models.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.models.store import PULLABLE, ServedModel
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.models.torch_file import read_state_dict
+from pipeline.factory.torch_file import read_state_dict
 
 
 class Storage:

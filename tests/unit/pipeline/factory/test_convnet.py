@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.models.bias_correction import correct_biases
-from pipeline.models.convnet import Stage, build_efficientnet_lite
-from pipeline.models.image_gate import compare_classifiers
-from pipeline.models.quantize import input_means, quantize_static_int8
+from pipeline.factory.bias_correction import correct_biases
+from pipeline.factory.convnet import Stage, build_efficientnet_lite
+from pipeline.factory.image_gate import compare_classifiers
+from pipeline.factory.quantize import input_means, quantize_static_int8
 from pipeline.runtime.onnx import OnnxSession, open_session
 from pipeline.settings import RuntimeSettings
 

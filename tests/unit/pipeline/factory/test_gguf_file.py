@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.models.decoder_spec import check_weights
-from pipeline.models.gguf_file import read_gguf
+from pipeline.factory.decoder_spec import check_weights
+from pipeline.factory.gguf_file import read_gguf
 
 gguf = pytest.importorskip("gguf")
 

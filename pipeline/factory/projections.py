@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.graph import CONTRIB, GraphWriter
+from pipeline.factory.graph import CONTRIB, GraphWriter
 
 __all__ = ["BLOCK", "Projections", "projections_for", "quantize_blocks"]
 

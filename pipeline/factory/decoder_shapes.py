@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from pipeline.models.decoder_spec import DecoderSpec, Weights
-from pipeline.models.graph import CONTRIB, GraphWriter
-from pipeline.models.projections import Projections
+from pipeline.factory.decoder_spec import DecoderSpec, Weights
+from pipeline.factory.graph import CONTRIB, GraphWriter
+from pipeline.factory.projections import Projections
 
 __all__ = ["DecoderShape", "decoder_shape"]
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.errors import ModelError
-from pipeline.models.decoder_spec import DecoderSpec
+from pipeline.factory.decoder_spec import DecoderSpec
 
 __all__ = ["GgufModel", "read_gguf"]
 
@@ -98,7 +98,7 @@ def _spec(fields: _Fields, tensors: dict[str, Any]) -> DecoderSpec:
 
 
 def _weights(tensors: dict[str, Any], layers: int) -> Weights:
-    """By the names of :mod:`pipeline.models.decoder_spec`. Takes the tensors out of ``tensors``, to hold them once."""
+    """By the names of :mod:`pipeline.factory.decoder_spec`. Takes the tensors out of ``tensors``, to hold them once."""
 
     def take(*names: str) -> npt.NDArray[np.float32]:
         parts = [np.asarray(tensors.pop(f"{name}.weight"), np.float32) for name in names]

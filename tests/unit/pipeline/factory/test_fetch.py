@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory.fetch import Wheel, extract, fetch, read_member
 from pipeline.models.cardfile import sha256_of
-from pipeline.models.fetch import Wheel, extract, fetch, read_member
 
 
 @pytest.fixture

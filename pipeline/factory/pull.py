@@ -7,11 +7,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
+from pipeline.factory.fetch import fetch
+from pipeline.factory.recipe import Kitchen, Progress, Recipe
 from pipeline.models.card import ModelCard
 from pipeline.models.cardfile import CARD_FILE, read_card, write_card
-from pipeline.models.fetch import fetch
 from pipeline.models.install import install, locked, staging
-from pipeline.models.recipe import Kitchen, Progress, Recipe
 from pipeline.models.store import PULLABLE, ServedModel
 from pipeline.settings import Settings
 
@@ -21,7 +21,7 @@ __all__ = ["find_recipe", "pull", "pull_recipe"]
 def find_recipe(name: str) -> Recipe:
     """The recipe of a model. Raises ModelError for a name without one."""
     # Recipes import ONNX Runtime and onnx: only a pull pays for that.
-    from pipeline.models import efficientnet, smollm2
+    from pipeline.factory import efficientnet, smollm2
 
     for recipe in (smollm2.RECIPE, efficientnet.RECIPE):
         if recipe.name == name:

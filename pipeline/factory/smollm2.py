@@ -9,13 +9,13 @@ import onnx
 from jinja2 import Template
 
 from pipeline.errors import ModelError
+from pipeline.factory.decoder import build_decoder
+from pipeline.factory.fetch import Wheel, extract
+from pipeline.factory.gguf_file import GgufModel, read_gguf
+from pipeline.factory.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.text_gate import compare_decoders, gate_texts, greedy
 from pipeline.models.card import ModelCard, Precision, TextSpec, Variant
 from pipeline.models.cardfile import sha256_of
-from pipeline.models.decoder import build_decoder
-from pipeline.models.fetch import Wheel, extract
-from pipeline.models.gguf_file import GgufModel, read_gguf
-from pipeline.models.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
-from pipeline.models.text_gate import compare_decoders, gate_texts, greedy
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder
 from pipeline.runtime.session import CacheLayout
 from pipeline.settings import RuntimeSettings

@@ -20,7 +20,7 @@ import onnx
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.graph import GraphWriter
+from pipeline.factory.graph import GraphWriter
 
 __all__ = ["LITE0", "Stage", "build_efficientnet_lite"]
 

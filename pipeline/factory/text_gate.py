@@ -17,7 +17,7 @@ Logs = npt.NDArray[np.float32]
 
 def gate_texts() -> list[str]:
     """The questions and answers that decoders are measured on: paragraphs of ``gate_texts.txt``."""
-    text = importlib.resources.files("pipeline.models").joinpath("gate_texts.txt").read_text(encoding="utf-8")
+    text = importlib.resources.files("pipeline.factory").joinpath("gate_texts.txt").read_text(encoding="utf-8")
     return [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 

@@ -5,7 +5,7 @@ channel. No scale is made while the graph runs, so a row's result does not depen
 
 Weights use 7 of their 8 bits. Processors without VNNI add two uint8 x int8 products in 16 bits, which saturates with
 full weights: the same file would answer differently there (ONNX Runtime's quantization guide, "reduce_range"). What the
-missing bit costs is won back by :mod:`pipeline.models.bias_correction`.
+missing bit costs is won back by :mod:`pipeline.factory.bias_correction`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 
 from pipeline.errors import ModelError
-from pipeline.models.bias_correction import MEAN, correct_biases, with_input_means
+from pipeline.factory.bias_correction import MEAN, correct_biases, with_input_means
 
 __all__ = ["METHOD", "input_means", "quantize_static_int8"]
 

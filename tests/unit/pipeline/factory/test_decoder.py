@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.models.decoder import build_decoder
-from pipeline.models.decoder_spec import DecoderSpec, weight_shapes
+from pipeline.factory.decoder import build_decoder
+from pipeline.factory.decoder_spec import DecoderSpec, weight_shapes
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder
 from pipeline.runtime.session import CacheLayout
 from pipeline.settings import RuntimeSettings

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import onnx
 
 from pipeline.errors import ModelError
+from pipeline.factory.convnet import build_efficientnet_lite
+from pipeline.factory.fetch import Wheel, read_member
+from pipeline.factory.image_gate import compare_classifiers
+from pipeline.factory.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Photo, read_photos, views
+from pipeline.factory.quantize import METHOD, quantize_static_int8
+from pipeline.factory.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.torch_file import read_state_dict
 from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of
-from pipeline.models.convnet import build_efficientnet_lite
-from pipeline.models.fetch import Wheel, read_member
-from pipeline.models.image_gate import compare_classifiers
-from pipeline.models.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Photo, read_photos, views
-from pipeline.models.quantize import METHOD, quantize_static_int8
-from pipeline.models.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
-from pipeline.models.torch_file import read_state_dict
 from pipeline.runtime.onnx import open_session
 from pipeline.runtime.session import Session
 from pipeline.settings import RuntimeSettings
