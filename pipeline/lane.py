@@ -8,15 +8,13 @@ from typing import Any
 
 from pipeline.errors import EngineError, ModelError
 from pipeline.metrics import Metrics
-from pipeline.models.card import Precision
 from pipeline.models.store import ServedModel
 from pipeline.runtime.gate import DeviceGate
 from pipeline.runtime.runner import Runner
 from pipeline.runtime.session import Backend
 from pipeline.settings import Settings
-from pipeline.tasks.classification import ImageClassification
-from pipeline.tasks.generation import TextGeneration
-from pipeline.tasks.task import ModelTask, Settled, StepObserver
+from pipeline.tasks.make import make_task
+from pipeline.tasks.task import Settled, StepObserver
 from schemas.messages import ModelInfo
 
 __all__ = ["Lane"]
@@ -33,7 +31,7 @@ class Lane:
 
     Attributes:
         name: ``name@version``.
-        digest: SHA-256 of the served variant.
+        digest: of the served variant.
         task: prepares requests.
         runs: how often the device has run for it.
     """
@@ -51,9 +49,9 @@ class Lane:
     ) -> None:
         self.model = model
         self.name = model.spec
-        self._precision = model.precision_for(settings.runtime.precision)
-        self.digest = model.card.variants[self._precision].sha256
-        self.task = _make_task(model, self._precision, settings, backend, self._observer(metrics))
+        self._variant = model.variant_for(settings.runtime.precision)
+        self.digest = model.card.variants[self._variant].digest
+        self.task = make_task(model, self._variant, settings, backend, self._observer(metrics))
         self._deliver, self._failed, self._metrics = deliver, failed, metrics
         self._device_seconds = metrics.device_seconds.labels(self.name)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,7 +82,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._opened = self._loop.create_future()
         self.runner.start()
-        self._info = self.model.info(self._precision, await self._opened)
+        self._info = self.model.info(self._variant, await self._opened)
 
     def call_soon(self, function: Callable[..., object], *args: object) -> None:
         """Call ``function`` on the event loop; from any thread."""
@@ -124,17 +122,3 @@ class Lane:
     def _call(self, function: Callable[..., object], *args: object) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
-
-
-def _make_task(
-    model: ServedModel, precision: Precision, settings: Settings, backend: Backend, observe: StepObserver
-) -> ModelTask[Any]:
-    card, folder = model.card, model.folder
-    path = model.path(precision)
-    if card.task == "image-classification" and card.image is not None:
-        return ImageClassification(path, folder / card.image.labels, card.image, settings, backend, observe)
-    if card.task == "text-generation" and card.text is not None:
-        digest = card.variants[precision].sha256
-        return TextGeneration(path, digest, folder, card.text, settings, backend, observe)
-    part = "image" if card.task == "image-classification" else "text"
-    raise ModelError(f"model {model.spec}: its card says {card.task} but has no [{part}] section.")

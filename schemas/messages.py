@@ -12,8 +12,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 __all__ = [
+    "Box",
     "ChatMessage",
     "ClassificationOutput",
+    "DetectedObject",
+    "DetectionOutput",
+    "EmbeddingOutput",
     "ImageInput",
     "InferenceRequest",
     "Label",
@@ -21,6 +25,7 @@ __all__ = [
     "Outcome",
     "OutcomeError",
     "OutcomeStatus",
+    "Output",
     "Role",
     "Source",
     "Task",
@@ -32,7 +37,15 @@ __all__ = [
     "outcome_id",
 ]
 
-Task = Literal["text-generation", "image-classification"]
+Task = Literal[
+    "text-generation",
+    "text-classification",
+    "embeddings",
+    "image-classification",
+    "object-detection",
+    "zero-shot-image-classification",
+    "image-to-text",
+]
 OutcomeStatus = Literal["ok", "error", "expired"]
 FinishReason = Literal["stop", "length"]
 Role = Literal["system", "user", "assistant"]
@@ -171,6 +184,38 @@ class ClassificationOutput(Struct, frozen=True, kw_only=True, tag="classificatio
     labels: tuple[Label, ...]
 
 
+class EmbeddingOutput(Struct, frozen=True, kw_only=True, tag="embedding", tag_field="type"):
+    """A vector of unit length: the cosine of two of them is their dot product."""
+
+    embedding: tuple[float, ...]
+
+
+class Box(Struct, frozen=True, kw_only=True):
+    """A rectangle in pixels of the image as it was sent, turned upright (EXIF)."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class DetectedObject(Struct, frozen=True, kw_only=True):
+    """One object with its class, the probability of that in [0, 1], and where it is."""
+
+    label: str
+    score: float
+    box: Box
+
+
+class DetectionOutput(Struct, frozen=True, kw_only=True, tag="detection", tag_field="type"):
+    """The objects found, likeliest first; there may be none."""
+
+    objects: tuple[DetectedObject, ...]
+
+
+Output = TextOutput | ClassificationOutput | EmbeddingOutput | DetectionOutput
+
+
 class OutcomeError(Struct, frozen=True, kw_only=True):
     """Why there is no output: a code for programs, a message for people, the place in the record."""
 
@@ -195,7 +240,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at_ms: int
     key: str | None = None
     model: ModelInfo | None = None
-    output: TextOutput | ClassificationOutput | None = None
+    output: Output | None = None
     usage: Usage | None = None
     error: OutcomeError | None = None
     timings: Timings = Timings()

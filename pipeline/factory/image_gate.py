@@ -25,7 +25,8 @@ def compare_classifiers(
         that the reference gives a class of over one half; ``mean_kl``: mean Kullback-Leibler divergence from the
         reference's distribution, in nats; ``images``: how many were compared.
     """
-    pairs = [(_softmax(reference.run(batch)), _softmax(candidate.run(batch))) for batch in batches]
+    sessions = (reference, candidate)
+    pairs = [[_softmax(session.run(batch)["logits"]) for session in sessions] for batch in batches]
     full, ours = (np.concatenate(part) for part in zip(*pairs, strict=True))
     same = full.argmax(axis=1) == ours.argmax(axis=1)
     sure = full.max(axis=1) > 0.5

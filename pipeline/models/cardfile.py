@@ -11,11 +11,23 @@ import msgspec
 import tomli_w
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard, Precision
+from pipeline.models.card import ModelCard, VariantName
+from schemas.messages import Task
 
 __all__ = ["CARD_FILE", "check_file", "check_variant", "read_card", "sha256_of", "write_card"]
 
 CARD_FILE = "model.toml"
+# What each task needs of the card, and of each variant beside its main graph.
+_TABLES: dict[Task, tuple[str, ...]] = {
+    "text-generation": ("text",),
+    "text-classification": ("encoder",),
+    "embeddings": ("encoder",),
+    "image-classification": ("image",),
+    "object-detection": ("image", "detection"),
+    "zero-shot-image-classification": ("image", "encoder", "zero_shot"),
+    "image-to-text": ("text", "image", "vision"),
+}
+_PARTS: dict[Task, tuple[str, ...]] = {"zero-shot-image-classification": ("text",), "image-to-text": ("vision",)}
 
 
 def sha256_of(path: Path) -> str:
@@ -68,29 +80,36 @@ def check_file(path: Path, digest: str, model: str) -> None:
         )
 
 
-def check_variant(card: ModelCard, folder: Path, precision: Precision) -> None:
-    """Check one variant's file and every file the card lists beside it. Raises ModelError."""
-    model = f"{card.name}@{card.version}"
-    check_file(card.variant_path(folder, precision), card.variants[precision].sha256, model)
-    for name, digest in card.files.items():
+def check_variant(card: ModelCard, folder: Path, variant: VariantName) -> None:
+    """Check one variant's graphs and every file the card lists beside them. Raises ModelError."""
+    model, chosen = f"{card.name}@{card.version}", card.variants[variant]
+    graphs = {chosen.file: chosen.sha256} | {part.file: part.sha256 for part in chosen.parts.values()}
+    for name, digest in (graphs | card.files).items():
         check_file(folder / name, digest, model)
 
 
 def _check_spec(card: ModelCard, path: Path) -> None:
-    wanted = "text" if card.task == "text-generation" else "image"
-    if getattr(card, wanted) is None:
-        raise ModelError(f"model card {path}: a model of task {card.task!r} needs a [{wanted}] table.")
+    for table in _TABLES[card.task]:
+        if getattr(card, table) is None:
+            raise ModelError(f"model card {path}: a model of task {card.task!r} needs a [{table}] table.")
+    labelled = {"text-classification": "encoder", "image-classification": "image", "object-detection": "image"}
+    table = labelled.get(card.task, "")
+    if table and getattr(card, table).labels is None:
+        raise ModelError(f"model card {path}: a model of task {card.task!r} needs `labels` in its [{table}] table.")
     if not card.variants:
         raise ModelError(f"model card {path}: it names no variant.")
+    for name, variant in card.variants.items():
+        if missing := [role for role in _PARTS.get(card.task, ()) if role not in variant.parts]:
+            raise ModelError(f"model card {path}: its variant {name} lacks the graph {', '.join(missing)}.")
 
 
 def _named_files(card: ModelCard) -> list[str]:
-    names = [variant.file for variant in card.variants.values()] + list(card.files)
-    if card.text:
-        names += [name for name in (card.text.tokenizer, card.text.chat_template) if name is not None]
-    if card.image:
-        names.append(card.image.labels)
-    return names
+    variants = card.variants.values()
+    names: list[str | None] = [variant.file for variant in variants]
+    names += [part.file for variant in variants for part in variant.parts.values()] + list(card.files)
+    for table in (card.text, card.encoder, card.image):
+        names += [getattr(table, field, None) for field in ("tokenizer", "chat_template", "labels")]
+    return [name for name in names if name is not None]
 
 
 def _without_none(value: Any) -> Any:

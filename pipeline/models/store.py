@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard, Precision
+from pipeline.models.card import ModelCard, Precision, VariantName, precision_of
 from pipeline.models.cardfile import CARD_FILE, check_variant, read_card
 from pipeline.settings import Settings
 from schemas.messages import ModelInfo
@@ -39,36 +39,36 @@ class ServedModel(Struct, frozen=True, kw_only=True):
         """``name@version``."""
         return f"{self.card.name}@{self.card.version}"
 
-    def precision_for(self, wanted: Literal["auto", "int8", "fp16", "fp32"]) -> Precision:
+    def variant_for(self, wanted: Literal["auto", "int8", "fp16", "fp32"]) -> VariantName:
         """The variant that a setting means: ``auto`` takes INT8, else FP16, else FP32.
 
         Raises:
             ModelError: the model has no such variant.
         """
-        if wanted == "auto":
-            return next(precision for precision in PREFERENCE if precision in self.card.variants)
-        if wanted not in self.card.variants:
-            raise ModelError(
-                f"model {self.spec} has no {wanted} variant, only {', '.join(self.card.variants)}. Set "
-                "runtime.precision to one of these or to auto (`millrace models pull --keep-fp32` keeps fp32 too)."
-            )
-        return wanted
+        for precision in PREFERENCE if wanted == "auto" else (wanted,):
+            for variant in self.card.variants:
+                if precision_of(variant) == precision:
+                    return variant
+        raise ModelError(
+            f"model {self.spec} has no {wanted} variant, only {', '.join(self.card.variants)}. Set "
+            "runtime.precision to one of these or to auto (`millrace models pull --keep-fp32` keeps fp32 too)."
+        )
 
-    def path(self, precision: Precision) -> Path:
-        """The ONNX file of a variant. Raises KeyError for a precision the model lacks."""
-        return self.card.variant_path(self.folder, precision)
+    def path(self, variant: VariantName) -> Path:
+        """The main ONNX file of a variant. Raises KeyError for one that the model lacks."""
+        return self.card.variant_path(self.folder, variant)
 
-    def verify(self, precision: Precision) -> None:
-        """Check the SHA-256 of a variant and of the files beside it. Raises ModelError when one is not as pulled."""
-        check_variant(self.card, self.folder, precision)
+    def verify(self, variant: VariantName) -> None:
+        """Check the SHA-256 of a variant and of the files beside it. Raises ModelError when one is not as it was."""
+        check_variant(self.card, self.folder, variant)
 
-    def info(self, precision: Precision, provider: str) -> ModelInfo:
+    def info(self, variant: VariantName, provider: str) -> ModelInfo:
         """What an outcome says about the model that made it."""
         return ModelInfo(
             name=self.card.name,
             version=self.card.version,
-            digest=self.card.variants[precision].sha256,
-            precision=precision,
+            digest=self.card.variants[variant].digest,
+            precision=precision_of(variant),
             provider=provider,
         )
 
@@ -86,7 +86,7 @@ def find_model(spec: str, settings: Settings) -> ServedModel:
         raise ModelError(f"model {spec!r}: a model is named NAME or NAME@VERSION, in lower case.")
     folder = _find_folder(match["name"], match["version"], settings)
     model = _read(folder)
-    model.verify(model.precision_for(settings.runtime.precision))
+    model.verify(model.variant_for(settings.runtime.precision))
     return model
 
 

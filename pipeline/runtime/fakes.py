@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.store import ServedModel
-from pipeline.runtime.session import CacheLayout, IntArray, Logits, SessionError
+from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits, SessionError
 
 __all__ = ["FakeBackend", "FakeDecoder", "FakeSession", "FakeTokenizer", "fake_classifier", "fake_generator"]
 
@@ -37,14 +37,13 @@ class FakeSession:
         self._classes = classes
         self._fault = fault
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Logits:
-        """Float32 [N, classes]."""
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
+        """``logits`` float32 [N, classes]."""
         pixels = feeds["pixels"]
         if self._fault(pixels):
             raise SessionError("the fake session was told to fail")
         first = pixels.reshape(len(pixels), -1)[:, 0]
-        logits: Logits = np.eye(self._classes, dtype=np.float32)[first % self._classes]
-        return logits
+        return {"logits": np.eye(self._classes, dtype=np.float32)[first % self._classes]}
 
 
 class FakeDecoder:
@@ -97,6 +96,10 @@ class FakeTokenizer:
     def encode(self, text: str) -> list[int]:
         """The bytes of ``text``, then 256."""
         return [*text.encode(), END_OF_PROMPT]
+
+    def encode_whole(self, text: str) -> list[int]:
+        """As :meth:`encode`."""
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; incomplete UTF-8 becomes U+FFFD."""

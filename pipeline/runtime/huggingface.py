@@ -25,6 +25,11 @@ class HuggingFaceTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of ``text`` with what the post-processor adds; special tokens written in it are recognised."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)

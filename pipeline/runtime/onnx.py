@@ -25,7 +25,7 @@ from pipeline.errors import ModelError
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.huggingface import open_tokenizer
 from pipeline.runtime.kvcache import DeviceBuffer, HostBuffer, KvCache
-from pipeline.runtime.session import CacheLayout, IntArray, Logits, SessionError, TextCodec
+from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits, SessionError, TextCodec
 from pipeline.settings import RuntimeSettings
 
 __all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "gpu_count", "open_session"]
@@ -52,7 +52,7 @@ class OnnxBackend:
         self._devices: dict[Path, Device] = {}
 
     def open_session(self, path: Path) -> OnnxSession:
-        """Load a classifier. Raises ModelError."""
+        """Load a graph without state. Raises ModelError."""
         session = open_session(path, self._settings_for(path))
         self._devices[path] = session.provider
         return session
@@ -84,19 +84,20 @@ def open_session(path: Path, settings: RuntimeSettings) -> OnnxSession:
 
 
 class OnnxSession:
-    """A graph with the output ``logits``."""
+    """A graph without state."""
 
     def __init__(self, session: Any, provider: Device) -> None:
         self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
         self.provider = provider
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Logits:
-        """The ``logits`` of one batch as float32. Raises SessionError."""
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
+        """Every output of one batch, by name, as float32. Raises SessionError."""
         try:
-            (logits,) = self._session.run(["logits"], dict(feeds))
+            values = self._session.run(self._outputs, dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
             raise SessionError(_reason(error)) from error
-        return np.asarray(logits, np.float32)
+        return {name: np.asarray(value, np.float32) for name, value in zip(self._outputs, values, strict=True)}
 
 
 class OnnxDecoder:

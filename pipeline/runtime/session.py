@@ -13,9 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Backend", "CacheLayout", "DecoderSession", "IntArray", "Logits", "Session", "SessionError", "TextCodec"]
+__all__ = [
+    "Backend",
+    "CacheLayout",
+    "DecoderSession",
+    "Floats",
+    "IntArray",
+    "Logits",
+    "Session",
+    "SessionError",
+    "TextCodec",
+]
 
-Logits = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
+Logits = Floats
 IntArray = npt.NDArray[np.int64]
 
 
@@ -42,8 +53,8 @@ class Session(Protocol):
     def provider(self) -> str:
         """The device it runs on: ``cpu`` or ``cuda``."""
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Logits:
-        """The ``logits`` of one batch. Raises SessionError."""
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
+        """Every output of one batch, by name, as float32. Raises SessionError."""
 
 
 class DecoderSession(Protocol):
@@ -83,6 +94,9 @@ class TextCodec(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; special tokens written in it are recognised, none are added."""
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of ``text`` as an encoder reads it: with what the post-processor adds, such as [CLS] and [SEP]."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without special tokens; incomplete UTF-8 becomes U+FFFD."""

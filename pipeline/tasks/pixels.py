@@ -13,9 +13,12 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.models.card import ImageSpec
+from pipeline.settings import ImageSettings
+from pipeline.tasks.dataref import read_dataref
 from schemas.errors import PrepareError
+from schemas.messages import ImageInput, InferenceRequest
 
-__all__ = ["Pixels", "decode_image"]
+__all__ = ["Pixels", "decode_image", "read_pixels"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -31,8 +34,21 @@ RESAMPLING = {
 Image.MAX_IMAGE_PIXELS = None
 
 
+def read_pixels(request: InferenceRequest, spec: ImageSpec, images: ImageSettings) -> Pixels:
+    """The image of ``request``, sent along or referred to, as uint8 [height, width, channels]. Raises PrepareError."""
+    image = request.input
+    if not isinstance(image, ImageInput):
+        raise PrepareError("this model reads images, and the record holds text", where="$")
+    data = image.data
+    if image.dataref is not None:
+        data = read_dataref(image.dataref, images.dataref_roots, images.max_bytes)
+    if len(data) > images.max_bytes:
+        raise PrepareError(f"the image has {len(data)} bytes, more than images.max_bytes = {images.max_bytes}")
+    return decode_image(data, spec, images.max_pixels)
+
+
 def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> Pixels:
-    """Decode, turn upright (EXIF), flatten on white, resize and cut out the centre.
+    """Decode, turn upright (EXIF), flatten on white, resize and, unless it is to be stretched, cut out the centre.
 
     Animated images give their first frame; 16-bit greys are scaled to 8 bits.
 
@@ -96,6 +112,8 @@ def _centre_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, f
     1 x 50,000 pixels would be far larger than the original.
     """
     width, height = size
+    if spec.fit == "stretch":
+        return (0.0, 0.0, float(width), float(height))
     shorter = min(width, height)
     new_width, new_height = spec.resize * width // shorter, spec.resize * height // shorter
     left, top = round((new_width - spec.width) / 2), round((new_height - spec.height) / 2)

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pipeline.errors import MillraceError
 from schemas.errors import RecordError
-from schemas.messages import ClassificationOutput, FinishReason, InferenceRequest, TextOutput, Usage
+from schemas.messages import FinishReason, InferenceRequest, Output, Usage
 
 __all__ = ["Answer", "Dropped", "Job", "ModelTask", "Result", "SessionLost", "Settled", "StepObserver", "why_dropped"]
 
@@ -35,7 +35,7 @@ class Dropped(Enum):
 class Answer:
     """What the model said; ``batch_size`` as in :class:`schemas.messages.Outcome`."""
 
-    output: TextOutput | ClassificationOutput
+    output: Output
     batch_size: float
     usage: Usage | None = None
 

@@ -25,7 +25,8 @@ from tools.tiny.digits_net import DigitsRecipe, train_digits
 __all__ = ["NAME", "VERSION", "build_digits"]
 
 NAME, VERSION = "digits-tiny", "1.0.0"
-SPEC = ImageSpec(height=8, width=8, channels=1, resize=8, labels="labels.txt", interpolation="box")
+LABELS = "labels.txt"
+SPEC = ImageSpec(height=8, width=8, channels=1, resize=8, labels=LABELS, interpolation="box")
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")
 MATE_COUNTS = (1, 7, 64)
 
@@ -38,7 +39,7 @@ def build_digits(folder: Path, say: Callable[[str], None]) -> ModelCard:
     net = train_digits(split, DigitsRecipe(), say)
     onnx.save(build_digits_graph(net), folder / "fp32.onnx")
     quantize_static_int8(folder / "fp32.onnx", folder / "int8.onnx", _calibration(split))
-    (folder / SPEC.labels).write_text("".join(f"{digit}\n" for digit in range(10)), encoding="utf-8")
+    (folder / LABELS).write_text("".join(f"{digit}\n" for digit in range(10)), encoding="utf-8")
     measured = _measure(folder, split.held_out)
     say(f"  held-out accuracy: int8 {measured['int8']['accuracy']}, fp32 {measured['fp32']['accuracy']}")
     return _card(folder, measured, split)
@@ -65,10 +66,10 @@ def _measure(folder: Path, held_out: HeldOutDigits) -> dict[Precision, dict[str,
 def _figures(session: Session, held_out: HeldOutDigits) -> dict[str, float]:
     """Accuracy, and how far any logit moves with the company that an image is in: 0 is batch-invariant."""
     pixels = held_out.pixels[..., None]
-    whole = session.run({"pixels": pixels})
+    whole = session.run({"pixels": pixels})["logits"]
     moved = 0.0
     for count in MATE_COUNTS:
-        parts = [session.run({"pixels": pixels[i : i + count]}) for i in range(0, len(pixels), count)]
+        parts = [session.run({"pixels": pixels[i : i + count]})["logits"] for i in range(0, len(pixels), count)]
         moved = max(moved, float(np.abs(np.concatenate(parts) - whole).max()))
     accuracy = float((whole.argmax(axis=1) == held_out.labels).mean())
     return {"accuracy": round(accuracy, 4), "max_difference_in_other_batches": moved}
@@ -76,7 +77,7 @@ def _figures(session: Session, held_out: HeldOutDigits) -> dict[str, float]:
 
 def _card(folder: Path, measured: dict[Precision, dict[str, float]], split: DigitsSplit) -> ModelCard:
     methods = {"int8": METHOD, "fp32": "batch norms folded"}
-    variants: dict[Precision, Variant] = {
+    variants: dict[str, Variant] = {
         name: make_variant(folder, name, methods[name], measured[name]) for name in PRECISIONS
     }
     return ModelCard(
@@ -88,6 +89,6 @@ def _card(folder: Path, measured: dict[Precision, dict[str, float]], split: Digi
         source="python -m tools.tiny, on Optical Recognition of Handwritten Digits (UCI, through scikit-learn)",
         variants=variants,
         image=SPEC,
-        files={SPEC.labels: sha256_of(folder / SPEC.labels)},
+        files={LABELS: sha256_of(folder / LABELS)},
         measured={"training_digits": float(len(split.labels)), "held_out_digits": float(len(split.held_out))},
     )

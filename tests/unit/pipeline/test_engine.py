@@ -247,7 +247,7 @@ async def test_a_lost_session_is_rebuilt_each_time_and_its_requests_are_served(
     assert not engine.failed.done()
 
 
-@pytest.mark.parametrize(("make", "warm_up_runs"), [(image_request, 2), (text_request, 3)])
+@pytest.mark.parametrize(("make", "warm_up_runs"), [(image_request, 3), (text_request, 3)])
 async def test_a_session_lost_again_before_any_answer_fails_the_engine_and_every_pending_request(
     start_engine: StartEngine, make: Any, warm_up_runs: int
 ) -> None:
@@ -329,7 +329,7 @@ async def test_an_unexpected_failure_of_preparing_is_the_records_alone(
     start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = await start_engine()
-    monkeypatch.setattr("pipeline.tasks.classification.decode_image", lambda *_: 1 // 0)
+    monkeypatch.setattr("pipeline.tasks.pixels.decode_image", lambda *_: 1 // 0)
     with pytest.raises(RecordError, match="ZeroDivisionError"):
         await engine.submit(image_request())
     assert text(await engine.submit(text_request("on"))) == "on"
@@ -357,7 +357,8 @@ async def test_scores_that_are_not_finite_are_an_error_of_that_image(
 ) -> None:
     engine = await start_engine()
     monkeypatch.setattr(
-        "pipeline.runtime.fakes.FakeSession.run", lambda self, feeds: np.full((len(feeds["pixels"]), 10), values)
+        "pipeline.runtime.fakes.FakeSession.run",
+        lambda self, feeds: {"logits": np.full((len(feeds["pixels"]), 10), values)},
     )
     with pytest.raises(InferenceError, match="finite"):
         await engine.submit(image_request())

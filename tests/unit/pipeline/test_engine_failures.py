@@ -234,9 +234,9 @@ async def test_outputs_without_a_number_are_that_record_s_own_fault_and_cost_no_
     original = FakeSession.run
 
     def run(self: FakeSession, feeds: Any) -> Any:
-        logits = original(self, feeds)
-        logits[(feeds["pixels"][:, 0, 0, 0] == POISON)] = np.nan
-        return logits
+        outputs = original(self, feeds)
+        outputs["logits"][(feeds["pixels"][:, 0, 0, 0] == POISON)] = np.nan
+        return outputs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeSession, "run", run)

@@ -97,7 +97,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_fp32_graph_computes_what_the_formulas_say(graphs: Path) -> None:
     pixels = some_pixels(3, seed=9)
-    got = open_cpu(graphs / "fp32.onnx").run({"pixels": pixels})
+    got = open_cpu(graphs / "fp32.onnx").run({"pixels": pixels})["logits"]
     np.testing.assert_allclose(got, reference(pixels), atol=1e-3, rtol=1e-3)
 
 
@@ -125,9 +125,9 @@ def test_an_int8_picture_is_bit_equal_alone_and_in_company(graphs: Path) -> None
     session = open_cpu(graphs / "int8.onnx")
     pixels = some_pixels(9, seed=5)
     pixels[4] = 255  # an outlier
-    together = session.run({"pixels": pixels})
+    together = session.run({"pixels": pixels})["logits"]
     for row in range(len(pixels)):
-        np.testing.assert_array_equal(session.run({"pixels": pixels[row : row + 1]})[0], together[row])
+        np.testing.assert_array_equal(session.run({"pixels": pixels[row : row + 1]})["logits"][0], together[row])
 
 
 def test_bias_correction_takes_out_the_shift_of_rounded_weights(graphs: Path, tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_bias_correction_takes_out_the_shift_of_rounded_weights(graphs: Path, tm
     correct_biases(full, quantized, {name: -mean for name, mean in input_means(full, calibration).items()})
     onnx.save(quantized, tmp_path / "uncorrected.onnx")
     pixels = {"pixels": np.concatenate([some_pixels(64, seed) for seed in (30, 31, 32, 33)])}
-    mean = open_cpu(graphs / "fp32.onnx").run(pixels).mean(axis=0)
-    corrected = np.abs(open_cpu(graphs / "int8.onnx").run(pixels).mean(axis=0) - mean).mean()
-    uncorrected = np.abs(open_cpu(tmp_path / "uncorrected.onnx").run(pixels).mean(axis=0) - mean).mean()
+    mean = open_cpu(graphs / "fp32.onnx").run(pixels)["logits"].mean(axis=0)
+    corrected = np.abs(open_cpu(graphs / "int8.onnx").run(pixels)["logits"].mean(axis=0) - mean).mean()
+    uncorrected = np.abs(open_cpu(tmp_path / "uncorrected.onnx").run(pixels)["logits"].mean(axis=0) - mean).mean()
     assert corrected < uncorrected
 
 

@@ -86,7 +86,7 @@ def test_digits_held_out_are_read_right_as_the_card_says(precision: str) -> None
     card = read_card(folder)
     variant = card.variants["int8" if precision == "int8" else "fp32"]
     digits = read_held_out_digits()
-    logits = open_session(folder / variant.file, RUNTIME).run({"pixels": digits.pixels[..., None]})
+    logits = open_session(folder / variant.file, RUNTIME).run({"pixels": digits.pixels[..., None]})["logits"]
     accuracy = float((logits.argmax(axis=1) == digits.labels).mean())
     assert accuracy >= 0.97
     assert accuracy == pytest.approx(variant.measured["accuracy"], abs=0.006)
@@ -96,8 +96,8 @@ def test_a_digit_gets_the_same_logits_alone_as_in_a_batch() -> None:
     folder = folder_of("digits-tiny")
     session = open_session(read_card(folder).variant_path(folder, "int8"), RUNTIME)
     pixels = read_held_out_digits().pixels[:32, :, :, None]
-    alone = np.concatenate([session.run({"pixels": pixels[i : i + 1]}) for i in range(len(pixels))])
-    np.testing.assert_array_equal(alone, session.run({"pixels": pixels}))
+    alone = np.concatenate([session.run({"pixels": pixels[i : i + 1]})["logits"] for i in range(len(pixels))])
+    np.testing.assert_array_equal(alone, session.run({"pixels": pixels})["logits"])
 
 
 def test_a_held_out_digit_sent_as_png_arrives_as_the_same_pixels() -> None:

@@ -184,17 +184,17 @@ def cached(request: pytest.FixtureRequest, tmp_path: Path) -> DecoderSession:
 
 def test_a_session_gives_one_row_for_each_image(session: Session) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1), np.uint8)
-    together = session.run({"pixels": images})
+    together = session.run({"pixels": images})["logits"]
     assert together.shape == (7, 4)
     assert together.dtype == np.float32
-    assert (together == np.concatenate([session.run({"pixels": images[i : i + 1]}) for i in range(7)])).all()
+    assert (together == np.concatenate([session.run({"pixels": images[i : i + 1]})["logits"] for i in range(7)])).all()
 
 
 def test_a_session_that_fails_says_so_and_goes_on(tmp_path: Path) -> None:
     session = open_session(classifier(tmp_path), CPU)
     with pytest.raises(SessionError, match="pixels"):
         session.run({"pixels": np.zeros((1, 9, 9, 1), np.uint8)})
-    assert session.run({"pixels": np.zeros((1, 4, 4, 1), np.uint8)}).shape == (1, 4)
+    assert session.run({"pixels": np.zeros((1, 4, 4, 1), np.uint8)})["logits"].shape == (1, 4)
 
 
 def read(session: DecoderSession, slot: int, ids: list[int], chunk: int = LENGTH) -> npt.NDArray[np.float32]:
@@ -373,7 +373,7 @@ def test_a_batch_beyond_the_gpus_memory_fails_alone_and_smaller_ones_go_on(tmp_p
     for _ in range(2):
         with pytest.raises(SessionError, match="Failed to allocate memory"):
             session.run({"pixels": images})
-        assert session.run({"pixels": images[:4]}).shape == (4, 1)
+        assert session.run({"pixels": images[:4]})["logits"].shape == (4, 1)
 
 
 @pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
@@ -383,9 +383,9 @@ def test_a_row_on_the_gpu_is_the_same_in_any_batch_and_as_on_the_cpu(precision: 
     path = SHIPPED / "digits-tiny" / "1.0.0" / f"{precision}.onnx"
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     gpu, cpu = (open_session(path, RuntimeSettings(provider=device)) for device in ("cuda", "cpu"))
-    expected = cpu.run({"pixels": images})
+    expected = cpu.run({"pixels": images})["logits"]
     for size in (1, 2, 7, 16, 64):
-        rows = [gpu.run({"pixels": images[at : at + size]}) for at in range(0, 64, size)]
+        rows = [gpu.run({"pixels": images[at : at + size]})["logits"] for at in range(0, 64, size)]
         assert np.abs(np.concatenate(rows) - expected).max() <= tolerance
 
 
@@ -449,7 +449,7 @@ def test_a_float32_cache_is_kept_off_the_gpu(tmp_path: Path) -> None:
 def test_a_session_on_the_gpu_says_so(tmp_path: Path) -> None:
     session = open_session(classifier(tmp_path), RuntimeSettings(provider="cuda"))
     assert session.provider == "cuda"
-    assert session.run({"pixels": np.full((3, 4, 4, 1), 8, np.uint8)}).tolist() == [[8.0] * 4] * 3
+    assert session.run({"pixels": np.full((3, 4, 4, 1), 8, np.uint8)})["logits"].tolist() == [[8.0] * 4] * 3
 
 
 @pytest.mark.skipif(gpu_count() > 0, reason="there is a GPU here")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.models.store import ServedModel
 from pipeline.runtime.fakes import FakeBackend, fake_classifier, fake_generator
 from pipeline.runtime.session import SessionError
-from pipeline.tasks.classification import ImageClassification
-from pipeline.tasks.generation import TextGeneration
+from pipeline.tasks.make import make_task
 from pipeline.tasks.task import Answer, Dropped, Job, ModelTask, Settled
 from schemas.messages import InferenceRequest
 from tests.unit.pipeline.helpers import image_request, settings, text_request
@@ -32,35 +32,18 @@ class Switch:
         return self.failing
 
 
-def classifier(folder: Path, device: Switch) -> ImageClassification:
-    model = fake_classifier(folder)
-    assert model.card.image is not None
-    made = ImageClassification(
-        Path("int8.onnx"),
-        folder / "labels.txt",
-        model.card.image,
-        settings(),
-        FakeBackend(fault=device),
-        lambda kind, count: None,
-    )
-    made.open()
-    return made
+def classifier(folder: Path, device: Switch) -> ModelTask[Any]:
+    return _opened(fake_classifier(folder), device)
 
 
-def generator(folder: Path, device: Switch) -> TextGeneration:
-    model = fake_generator(folder)
-    assert model.card.text is not None
-    made = TextGeneration(
-        Path("int8.onnx"),
-        "1" * 64,
-        folder,
-        model.card.text,
-        settings(),
-        FakeBackend(fault=device),
-        lambda kind, count: None,
-    )
-    made.open()
-    return made
+def generator(folder: Path, device: Switch) -> ModelTask[Any]:
+    return _opened(fake_generator(folder), device)
+
+
+def _opened(model: ServedModel, device: Switch) -> ModelTask[Any]:
+    task = make_task(model, "int8", settings(), FakeBackend(fault=device), lambda kind, count: None)
+    task.open()
+    return task
 
 
 def admit(task: ModelTask[Any], *requests: InferenceRequest) -> list[Job[Any]]:
