@@ -16,7 +16,25 @@ from pipeline.factory.recipe import Progress
 from pipeline.models.card import ModelCard
 from schemas.messages import Task
 
-__all__ = ["Family", "Source", "Workbench"]
+__all__ = ["Family", "Hints", "Source", "Workbench"]
+
+
+class Hints(Struct, frozen=True, kw_only=True):
+    """What the user says about a model where its files do not; what is set here wins over what they say.
+
+    Attributes:
+        labels: a file with one label a line.
+        tokenizer: a ``tokenizer.json``.
+        size: height and width of the image.
+        mean: taken from each channel of the image, scaled to [0, 1].
+        std: what each channel is then divided by.
+    """
+
+    labels: Path | None = None
+    tokenizer: Path | None = None
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -33,6 +51,7 @@ class Source(Struct, frozen=True, kw_only=True):
             name, such as ``resnet50``.
         task: what the user wants of it; ``None`` leaves it to the family.
         license: as the source says, or ``unknown``.
+        hints: what the user adds.
     """
 
     kind: Literal["huggingface", "torchvision", "onnx"]
@@ -42,6 +61,7 @@ class Source(Struct, frozen=True, kw_only=True):
     architecture: str = ""
     task: Task | None = None
     license: str = "unknown"
+    hints: Hints = Hints()
 
 
 class Workbench(Struct, frozen=True, kw_only=True):
@@ -69,6 +89,8 @@ class Family(Struct, frozen=True, kw_only=True):
     Attributes:
         name: as people know it, such as ``bert``.
         tasks: what its models can be built for.
+        architectures: what ``config.json`` calls its models, such as ``BertModel``, for people to read; empty where a
+            family takes more than can be listed.
         accepts: whether a source is of this family.
         build: writes the FP32 graphs and the files beside them into the workbench's folder, and returns the card with
             the variant ``fp32`` alone; raises ModelError.
@@ -76,5 +98,6 @@ class Family(Struct, frozen=True, kw_only=True):
 
     name: str
     tasks: tuple[Task, ...]
+    architectures: tuple[str, ...] = ()
     accepts: Callable[[Source], bool]
     build: Callable[[Source, Workbench], ModelCard]
