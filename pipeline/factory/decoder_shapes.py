@@ -26,8 +26,8 @@ class DecoderShape(Protocol):
     def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
         """Add ``x``, which ``projection`` made, to the residual: the norm ``weight`` of the sum, and the sum."""
 
-    def qkv(self, x: str, layer: int) -> str:
-        """Queries, keys and values of ``x``, packed."""
+    def qkv(self, x: str, layer: int) -> list[str]:
+        """Queries, keys and values of ``x``: the first three inputs of GroupQueryAttention. Packed, two are empty."""
 
     def rotary(self) -> list[str]:
         """The rotary caches, cosine and sine, each [max_length, head_size / 2]; none with learned positions."""
@@ -45,33 +45,43 @@ def decoder_shape(spec: DecoderSpec, graph: GraphWriter, weights: Weights, proje
     return parts(spec, graph, weights, projections)
 
 
+def _token_rows(spec: DecoderSpec, graph: GraphWriter, projections: Projections) -> str:
+    """The row [hidden] of each token, or of the image where the token stands for one."""
+    rows = projections.embed("input_ids")
+    if spec.image_token_id is None:
+        return rows
+    token = graph.constant("image_token_id", np.array(spec.image_token_id, np.int64))
+    last = graph.constant("last_axis", np.array([-1], np.int64))
+    is_image = graph.node("Unsqueeze", [graph.node("Equal", ["input_ids", token]), last])
+    return graph.node("Where", [is_image, "image_embeds", rows])
+
+
 class _Llama:
-    """RMS norm, rotary positions inside the attention, gated SiLU; no biases."""
+    """RMS norm, rotary positions inside the attention, gated SiLU; biases where the spec says."""
 
     def __init__(self, spec: DecoderSpec, graph: GraphWriter, weights: Weights, projections: Projections) -> None:
         self._spec, self._graph, self._weights, self._projections = spec, graph, weights, projections
 
     def embed(self) -> str:
-        return self._projections.embed("input_ids")
+        return _token_rows(self._spec, self._graph, self._projections)
 
     def norm(self, x: str, weight: str) -> str:
-        scale = self._graph.constant(weight, self._weights[weight])
-        return self._graph.node("SimplifiedLayerNormalization", [x, scale], attributes={"epsilon": self._spec.epsilon})
+        inputs = [x, self._constant(weight)]
+        return self._graph.node("SimplifiedLayerNormalization", inputs, attributes={"epsilon": self._spec.epsilon})
 
     def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
-        scale = self._graph.constant(weight, self._weights[weight])
         outputs = [weight + ".out", "", "", projection + ".sum"]
         attributes = {"epsilon": self._spec.epsilon}
-        inputs = [x, residual, scale]
+        inputs = [x, residual, self._constant(weight), *self._bias(projection)]
         op = "SkipSimplifiedLayerNormalization"
         return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[3]
 
-    def qkv(self, x: str, layer: int) -> str:
-        return self._projections.project(x, f"layers.{layer}.qkv")
+    def qkv(self, x: str, layer: int) -> list[str]:
+        packed = self._biased(x, f"layers.{layer}.qkv")
+        return self._normed_heads(packed, layer) if self._spec.qk_norm else [packed, "", ""]
 
     def rotary(self) -> list[str]:
-        half = self._spec.head_size // 2
-        frequencies = self._spec.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+        frequencies = self._spec.rope.frequencies(self._spec.head_size)
         angles = np.outer(np.arange(self._spec.max_length), frequencies)
         cosine = self._graph.constant("rotary.cos", np.cos(angles).astype(np.float32))
         return [cosine, self._graph.constant("rotary.sin", np.sin(angles).astype(np.float32))]
@@ -83,12 +93,36 @@ class _Llama:
         return {**counts, "do_rotary": 1, "rotary_interleaved": interleaved}
 
     def mlp(self, x: str, name: str) -> str:
-        both = self._projections.project(x, f"{name}.gate_up")
+        both = self._biased(x, f"{name}.gate_up")
         halves = [f"{name}.gate.out", f"{name}.up.out"]
         self._graph.node("Split", [both], outputs=halves, attributes={"axis": -1, "num_outputs": 2})
         # QuickGelu is x * sigmoid(alpha * x), which is SiLU when alpha is 1.
         gate = self._graph.node("QuickGelu", halves[:1], domain=CONTRIB, attributes={"alpha": 1.0})
         return self._projections.project(self._graph.node("Mul", [gate, halves[1]]), f"{name}.down")
+
+    def _constant(self, name: str) -> str:
+        return self._graph.constant(name, self._weights[name])
+
+    def _bias(self, projection: str) -> list[str]:
+        return [self._constant(f"{projection}.bias")] if projection.rpartition(".")[2] in self._spec.biased else []
+
+    def _biased(self, x: str, projection: str) -> str:
+        product, bias = self._projections.project(x, projection), self._bias(projection)
+        return self._graph.node("Add", [product, *bias]) if bias else product
+
+    def _normed_heads(self, packed: str, layer: int) -> list[str]:
+        """Queries, keys and values [N, S, heads * head_size] apart; queries and keys normed by head."""
+        spec, name = self._spec, f"layers.{layer}"
+        widths = np.array([spec.heads, spec.kv_heads, spec.kv_heads], np.int64) * spec.head_size
+        parts = [f"{name}.{part}" for part in ("q", "k", "v")]
+        split = self._graph.constant("qkv.widths", widths)
+        self._graph.node("Split", [packed, split], outputs=parts, attributes={"axis": -1})
+        return [self._normed(parts[0], f"{name}.q_norm"), self._normed(parts[1], f"{name}.k_norm"), parts[2]]
+
+    def _normed(self, x: str, weight: str) -> str:
+        apart = self._graph.constant("heads.apart", np.array([0, 0, -1, self._spec.head_size], np.int64))
+        packed = self._graph.constant("heads.packed", np.array([0, 0, -1], np.int64))
+        return self._graph.node("Reshape", [self.norm(self._graph.node("Reshape", [x, apart]), weight), packed])
 
 
 class _Gpt2:
@@ -100,7 +134,7 @@ class _Gpt2:
     def embed(self) -> str:
         table = self._constant("positions")
         positions = self._graph.node("Gather", [table, self._positions()])
-        return self._graph.node("Add", [self._projections.embed("input_ids"), positions])
+        return self._graph.node("Add", [_token_rows(self._spec, self._graph, self._projections), positions])
 
     def norm(self, x: str, weight: str) -> str:
         inputs = [x, self._constant(weight), self._constant(f"{weight}.bias")]
@@ -114,9 +148,10 @@ class _Gpt2:
         op = "SkipLayerNormalization"
         return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[3]
 
-    def qkv(self, x: str, layer: int) -> str:
+    def qkv(self, x: str, layer: int) -> list[str]:
         name = f"layers.{layer}.qkv"
-        return self._graph.node("Add", [self._projections.project(x, name), self._constant(f"{name}.bias")])
+        packed = self._graph.node("Add", [self._projections.project(x, name), self._constant(f"{name}.bias")])
+        return [packed, "", ""]
 
     def rotary(self) -> list[str]:
         return []

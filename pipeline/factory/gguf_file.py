@@ -15,6 +15,7 @@ from msgspec import Struct
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.errors import ModelError
+from pipeline.factory.decoder_rope import Rope
 from pipeline.factory.decoder_spec import DecoderSpec
 
 __all__ = ["GgufModel", "read_gguf"]
@@ -92,7 +93,7 @@ def _spec(fields: _Fields, tensors: dict[str, Any]) -> DecoderSpec:
         vocabulary=int(fields["llama.vocab_size"]),
         max_length=int(fields["llama.context_length"]),
         epsilon=float(fields["llama.attention.layer_norm_rms_epsilon"]),
-        rope_theta=float(fields["llama.rope.freq_base"]),
+        rope=Rope(theta=float(fields["llama.rope.freq_base"])),
         rope_interleaved=True,
     )
 

@@ -1,8 +1,13 @@
-"""A small writer of ONNX graphs: constants, nodes, and the model around them."""
+"""A small writer of ONNX graphs: constants, nodes, and the model around them.
+
+A model of more than 2 GB is too long for its own format (protocol buffers), so its constants may go to a file beside it
+(the ONNX specification, "External Data Files"), each as it comes: a model is never whole in memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +28,24 @@ ELEMENT_TYPES = {
     "uint8": TensorProto.UINT8,
 }
 Shape = Sequence[int | str]
+# What is smaller stays in the graph: shapes and axes are read while it is loaded. Pages are what a file is mapped by.
+SMALLEST_OUTSIDE = 1_024
+PAGE = 4_096
 
 
 class GraphWriter:
-    """Collects the parts of one graph in the order they run. Names are the caller's or made from the operator's."""
+    """Collects the parts of one graph in the order they run. Names are the caller's or made from the operator's.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the graph.
+        data: where constants go, instead of into the graph; it is written anew.
+    """
+
+    def __init__(self, name: str, data: Path | None = None) -> None:
         self._name = name
+        self._data = data
+        if data is not None:
+            data.write_bytes(b"")
         self._nodes: list[Any] = []
         self._constants: set[str] = set()
         self._model = onnx.ModelProto()
@@ -50,7 +66,11 @@ class GraphWriter:
         if name not in self._constants:
             self._constants.add(name)
             # Straight into the model: a list of them would hold every weight twice.
-            self._model.graph.initializer.add().CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            tensor = self._model.graph.initializer.add()
+            if self._data is None or value.nbytes < SMALLEST_OUTSIDE:
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            else:
+                _write_outside(tensor, name, value, self._data)
         return name
 
     def node(
@@ -83,3 +103,15 @@ class GraphWriter:
         model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in OPSETS)
         model.ir_version, model.producer_name = IR_VERSION, "millrace"
         return model
+
+
+def _write_outside(tensor: TensorProto, name: str, value: npt.NDArray[Any], data: Path) -> None:
+    with data.open("ab") as file:
+        offset = -(-file.tell() // PAGE) * PAGE
+        file.write(bytes(offset - file.tell()))
+        file.write(np.ascontiguousarray(value).data)
+    tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(value.dtype)
+    tensor.dims.extend(value.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, field in (("location", data.name), ("offset", offset), ("length", value.nbytes)):
+        tensor.external_data.add(key=key, value=str(field))

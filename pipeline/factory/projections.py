@@ -31,8 +31,11 @@ class Projections(Protocol):
     def project(self, x: str, weight: str) -> str:
         """``x`` [..., in] times the transposed ``weight``: [..., out]."""
 
-    def head(self, x: str, output: str) -> None:
-        """Write ``x`` [N, hidden] times the transposed ``embed`` to ``output`` [N, vocabulary]."""
+    def head(self, x: str, weight: str, output: str) -> None:
+        """Write ``x`` [N, hidden] times the transposed ``weight`` to ``output`` [N, vocabulary].
+
+        ``weight`` is ``embed``, which :meth:`embed` has been called for, or one of its own.
+        """
 
 
 def quantize_blocks(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
@@ -66,12 +69,13 @@ class _Full:
     def project(self, x: str, weight: str) -> str:
         return self._graph.node("MatMul", [x, self._graph.constant(weight, self._weights[weight].T)])
 
-    def head(self, x: str, output: str) -> None:
-        self._graph.node("Gemm", [x, "embed"], outputs=[output], attributes={"transB": 1})
+    def head(self, x: str, weight: str, output: str) -> None:
+        matrix = self._graph.constant(weight, self._weights[weight])
+        self._graph.node("Gemm", [x, matrix], outputs=[output], attributes={"transB": 1})
 
 
 class _Int8:
-    """INT8 weights; the embedding and the head are one tensor."""
+    """INT8 weights; an embedding that is the head too is one tensor."""
 
     def __init__(self, graph: GraphWriter, weights: Weights) -> None:
         self._graph = graph
@@ -87,12 +91,16 @@ class _Int8:
             attributes={"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1},
         )
 
-    def project(self, x: str, weight: str) -> str:
-        values, scales = quantize_blocks(self._weights[weight])
+    def project(self, x: str, weight: str, **more: Any) -> str:
+        matrix = self._weights[weight]
+        values, scales = quantize_blocks(matrix)
         names = self._graph.constant(weight, values), self._graph.constant(f"{weight}.scales", scales)
-        return self._multiply(x, names, self._weights[weight].shape)
+        return self._multiply(x, names, matrix.shape, **more)
 
-    def head(self, x: str, output: str) -> None:
+    def head(self, x: str, weight: str, output: str) -> None:
+        if weight != "embed":
+            self.project(x, weight, outputs=[output])
+            return
         rows, columns = self._weights["embed"].shape
         # The file holds the tied matrix once; ONNX Runtime folds the reshape when it loads the graph.
         shape = self._graph.constant("embed.blocks", np.array([rows, columns // BLOCK, BLOCK], np.int64))

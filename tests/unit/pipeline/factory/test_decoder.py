@@ -71,7 +71,7 @@ def linear(x: Any, w: dict[str, Floats], name: str) -> Any:
 def rotate(x: Any, spec: DecoderSpec) -> Any:
     """Rotary positions of x [T, heads, head_size]: pairs of neighbours, or of halves."""
     half = spec.head_size // 2
-    angles = np.outer(np.arange(len(x)), spec.rope_theta ** (-np.arange(half) / half))[:, None]
+    angles = np.outer(np.arange(len(x)), spec.rope.theta ** (-np.arange(half) / half))[:, None]
     pairs = (slice(0, None, 2), slice(1, None, 2)) if spec.rope_interleaved else (slice(0, half), slice(half, None))
     a, b = x[..., pairs[0]], x[..., pairs[1]]
     turned = np.empty_like(x)
