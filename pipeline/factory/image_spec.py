@@ -50,14 +50,14 @@ class PixelInput(Struct, frozen=True, kw_only=True):
     rescale_factor: float = 1 / 255
 
     @property
-    def scale(self) -> tuple[float, ...]:
-        """Per channel: the graph's input is ``pixels * scale + shift``."""
-        return tuple(self.rescale_factor / std for std in self.std)
+    def centre(self) -> tuple[float, ...]:
+        """Per channel, in bytes: the network reads ``(pixels - centre) * scale``."""
+        return tuple(mean / self.rescale_factor for mean in self.mean)
 
     @property
-    def shift(self) -> tuple[float, ...]:
-        """Per channel: see :attr:`scale`."""
-        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+    def scale(self) -> tuple[float, ...]:
+        """Per channel: see :attr:`centre`."""
+        return tuple(self.rescale_factor / std for std in self.std)
 
 
 def read_pixel_input(folder: Path, *, channels: int = 3, default_size: int | None = None) -> PixelInput:

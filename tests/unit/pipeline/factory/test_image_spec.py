@@ -71,15 +71,15 @@ def test_sizes_in_all_spellings_are_understood(config: dict[str, Any], expected:
     assert (image.height, image.width, image.resize, image.fit, image.interpolation) == expected
 
 
-def test_scaling_and_normalisation_become_one_factor_and_one_shift_a_channel() -> None:
+def test_scaling_and_normalisation_become_one_centre_and_one_factor_a_channel() -> None:
     found = parse_pixel_input({"size": 8, "image_mean": CLIP_MEAN, "image_std": [0.25, 0.5, 1.0]})
+    assert found.centre == pytest.approx([255 * mean for mean in CLIP_MEAN])
     assert found.scale == pytest.approx((1 / 255 / 0.25, 1 / 255 / 0.5, 1 / 255))
-    assert found.shift == pytest.approx((-CLIP_MEAN[0] * 4, -CLIP_MEAN[1] * 2, -CLIP_MEAN[2]))
 
 
 def test_rescaling_and_normalisation_can_each_be_off() -> None:
     raw = parse_pixel_input({"size": 8, "do_rescale": False, "do_normalize": False})
-    assert (raw.scale, raw.shift) == ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    assert (raw.scale, raw.centre) == ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     factor = parse_pixel_input({**HALF, "size": 8, "rescale_factor": 0.5})
     assert factor.scale == (1.0, 1.0, 1.0)
 
