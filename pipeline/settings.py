@@ -99,11 +99,14 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which models a worker serves. The first of each task is the default of that task's topic.
 
-    A name may carry a version, ``name@version``. ``store`` is searched first, then the models shipped with Millrace.
+    A name may carry a version, ``name@version``; without one it means the promoted version, and a running worker looks
+    every ``watch_interval_s`` (0: never) which that is. ``store`` is searched first, then the models shipped with
+    Millrace.
     """
 
     serve: Annotated[tuple[str, ...], Meta(min_length=1)] = ("smollm2-135m", "efficientnet-lite0", "digits-tiny")
     store: str = ""
+    watch_interval_s: Annotated[float, Meta(ge=0, le=3_600)] = 2.0
 
     @property
     def store_path(self) -> Path:
@@ -125,7 +128,9 @@ class BatchingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RuntimeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The device. ``threads`` 0 takes every core; ``precision`` ``auto`` prefers INT8 where the model has it.
+    """The device. ``threads`` 0 and ``precision`` ``auto`` leave it to what was measured here.
+
+    While nothing was, they mean every core, and INT8 on a CPU or FP16 on a GPU where the model has it.
 
     A failed batch runs again ``max_retries`` times, after ``retry_backoff_ms`` that doubles up to ``max_backoff_ms``;
     then it is divided to find the record that is to blame.

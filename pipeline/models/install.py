@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.models.cardfile import CARD_FILE
+from pipeline.models.files import sync_folder
+from pipeline.models.pointer import RESERVED, read_pointer, write_pointer
+from pipeline.models.store import SHIPPED
 
 __all__ = ["install", "locked", "staging"]
 
@@ -74,19 +77,40 @@ def staging(store: Path, name: str, disk_bytes: int) -> Iterator[Path]:
 
 
 def install(built: Path, target: Path) -> None:
-    """Move the finished folder ``built`` to ``target``, in the place of what was there. Raises OSError."""
+    """Move the finished folder ``built`` to ``target``, in the place of what was there.
+
+    A model's first version is promoted. Otherwise the pointer stays: installing never changes what is served.
+
+    Raises:
+        ModelError: a version cannot be named so.
+        OSError: it cannot be moved.
+    """
+    if target.name in RESERVED:
+        raise ModelError(f"a version cannot be named {target.name!r}: that is something else's place in the store.")
     target.parent.mkdir(parents=True, exist_ok=True)
     built.chmod(0o755)
+    first = _served_now(target.parent) is None
     if target.exists():
         # A worker that has the old files open keeps them; between the two renames the name is missing for a moment.
         target.rename(built.parent / "replaced")
     built.rename(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
+    if first:
+        write_pointer(target.parent, target.name)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _served_now(folder: Path) -> str | None:
+    """The version that a model's name means; one that stands there alone, from before there were pointers, is pinned.
+
+    Raises:
+        ModelError: the pointer is damaged.
+        OSError: the pointer cannot be written.
+    """
+    for shelf in (folder, SHIPPED / folder.name):
+        if version := read_pointer(shelf):
+            return version
+    versions = [card.parent.name for card in folder.glob(f"*/{CARD_FILE}")]
+    if len(versions) != 1:
+        return None
+    write_pointer(folder, versions[0])
+    return versions[0]

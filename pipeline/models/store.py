@@ -1,7 +1,9 @@
 """The model store: where a worker finds the models it is told to serve.
 
 Two shelves of the same layout, ``<name>/<version>/model.toml``: the user's store (``models.store``), filled by
-``millrace models pull``, and the models shipped with Millrace. The store is searched first.
+``millrace models``, and the models shipped with Millrace. A version in the store hides a shipped one of the same name
+and version. ``NAME@VERSION`` is that version and ``NAME`` the promoted one: the store's pointer says which, or else the
+shipped shelf's (:mod:`pipeline.models.pointer`).
 """
 
 from __future__ import annotations
@@ -15,16 +17,29 @@ from typing import Literal
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard, Precision, VariantName, precision_of
+from pipeline.models.card import ModelCard, VariantName, precision_of
 from pipeline.models.cardfile import CARD_FILE, check_variant, read_card
+from pipeline.models.choice import Choice, Wanted, choose
+from pipeline.models.device import find_device
+from pipeline.models.pointer import POINTER_FILE, read_pointer
+from pipeline.models.profile import read_profile
 from pipeline.settings import Settings
 from schemas.messages import ModelInfo
 
-__all__ = ["PULLABLE", "SHIPPED", "ServedModel", "find_model", "list_models"]
+__all__ = [
+    "PULLABLE",
+    "SHIPPED",
+    "ServedModel",
+    "find_folder",
+    "find_model",
+    "list_models",
+    "promoted_version",
+    "read_model",
+    "versions_of",
+]
 
 SHIPPED = Path(__file__).parent / "shipped"
 PULLABLE = ("smollm2-135m", "efficientnet-lite0")
-PREFERENCE: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,63})(@(?P<version>[a-z0-9][a-z0-9._-]{0,63}))?")
 
 
@@ -39,19 +54,29 @@ class ServedModel(Struct, frozen=True, kw_only=True):
         """``name@version``."""
         return f"{self.card.name}@{self.card.version}"
 
-    def variant_for(self, wanted: Literal["auto", "int8", "fp16", "fp32"]) -> VariantName:
-        """The variant that a setting means: ``auto`` takes INT8, else FP16, else FP32.
+    def variant_for(self, wanted: Wanted, provider: Literal["cpu", "cuda"] = "cpu") -> VariantName:
+        """The variant that a precision means on ``provider`` while nothing is measured there.
 
         Raises:
             ModelError: the model has no such variant.
         """
-        for precision in PREFERENCE if wanted == "auto" else (wanted,):
-            for variant in self.card.variants:
-                if precision_of(variant) == precision:
-                    return variant
-        raise ModelError(
-            f"model {self.spec} has no {wanted} variant, only {', '.join(self.card.variants)}. Set "
-            "runtime.precision to one of these or to auto (`millrace models pull --keep-fp32` keeps fp32 too)."
+        return choose(self.card, wanted=wanted, provider=provider).variant
+
+    def choice(self, settings: Settings) -> Choice:
+        """How the model runs under ``settings`` on this machine, by the profile measured here if there is one.
+
+        Raises:
+            ModelError: the model has no variant for it.
+        """
+        device = find_device(settings.runtime)
+        size = settings.batching.max_batch_size if self.card.text is None else settings.batching.max_slots
+        return choose(
+            self.card,
+            wanted=settings.runtime.precision,
+            provider=device.provider,
+            profile=read_profile(settings.models.store_path, self.card, device.key),
+            threads=settings.runtime.threads,
+            max_batch_size=size,
         )
 
     def path(self, variant: VariantName) -> Path:
@@ -74,20 +99,67 @@ class ServedModel(Struct, frozen=True, kw_only=True):
 
 
 def find_model(spec: str, settings: Settings) -> ServedModel:
-    """Find ``name`` (its newest version) or ``name@version``, and verify what would be served of it.
+    """Find ``name`` (its promoted version) or ``name@version``, and verify what would be served of it.
 
-    The variant that ``runtime.precision`` selects is checked against its digest, so a changed file never serves.
+    The variant that would run is checked against its digest, so a changed file never serves.
 
     Raises:
-        ModelError: the name is malformed, unknown or not pulled yet, or a file is missing or damaged.
+        ModelError: the name is malformed, unknown or not pulled yet, no version is promoted, or a file is missing or
+            damaged.
     """
+    model = read_model(spec, settings)
+    model.verify(model.choice(settings).variant)
+    return model
+
+
+def read_model(spec: str, settings: Settings) -> ServedModel:
+    """As :func:`find_model`, with only the card read and checked. Raises ModelError."""
+    return _read(find_folder(spec, settings))
+
+
+def find_folder(spec: str, settings: Settings) -> Path:
+    """The folder of ``name`` or ``name@version``; nothing in it is read. Raises ModelError."""
     match = SPEC.fullmatch(spec)
     if match is None:
         raise ModelError(f"model {spec!r}: a model is named NAME or NAME@VERSION, in lower case.")
-    folder = _find_folder(match["name"], match["version"], settings)
-    model = _read(folder)
-    model.verify(model.variant_for(settings.runtime.precision))
-    return model
+    name, version = match["name"], match["version"]
+    folders = versions_of(name, settings)
+    if (version is not None and version not in folders) or not folders:
+        raise ModelError(_not_found(name, version, settings))
+    return folders[version or promoted_version(name, settings)]
+
+
+def promoted_version(name: str, settings: Settings) -> str:
+    """The version that ``name`` means: the pointer's, or the only one.
+
+    Raises:
+        ModelError: the model is not here, none of several versions is promoted, or the pointer names none of them.
+    """
+    versions = versions_of(name, settings)
+    if not versions:
+        raise ModelError(_not_found(name, None, settings))
+    here = ", ".join(sorted(versions, key=_natural))
+    for shelf in _shelves(settings):
+        version = read_pointer(shelf / name)
+        if version in versions:
+            return version
+        if version is not None:
+            raise ModelError(
+                f"the pointer {shelf / name / POINTER_FILE} names version {version!r}, which is not here, only {here}. "
+                f"Write it anew: `millrace models promote {name} VERSION`."
+            )
+    if len(versions) > 1:
+        raise ModelError(
+            f"model {name} has several versions and none is promoted: {here}. Choose one with "
+            f"`millrace models promote {name} VERSION`, or name it: {name}@VERSION."
+        )
+    return here
+
+
+def versions_of(name: str, settings: Settings) -> dict[str, Path]:
+    """The folders of a model's versions, by version; the store's where the shipped shelf has the same."""
+    shelves = reversed(_shelves(settings))
+    return {folder.name: folder for shelf in shelves for folder in _folders(shelf, name)}
 
 
 def list_models(settings: Settings) -> list[ServedModel]:
@@ -96,30 +168,18 @@ def list_models(settings: Settings) -> list[ServedModel]:
     Raises:
         ModelError: a card cannot be read.
     """
-    found: dict[tuple[str, str], ServedModel] = {}
-    for shelf in _shelves(settings):
-        for folder in _versions(shelf, "*"):
-            found.setdefault((folder.parent.name, folder.name), _read(folder))
-    return sorted(
-        sorted(found.values(), key=lambda model: _natural(model.card.version), reverse=True),
-        key=lambda model: model.card.name,
-    )
+    names = {folder.parent.name for shelf in _shelves(settings) for folder in _folders(shelf, "*")}
+    found = [_read(folder) for name in sorted(names) for folder in versions_of(name, settings).values()]
+    found.sort(key=lambda model: _natural(model.card.version), reverse=True)
+    return sorted(found, key=lambda model: model.card.name)
 
 
 def _shelves(settings: Settings) -> tuple[Path, Path]:
     return settings.models.store_path, SHIPPED
 
 
-def _versions(shelf: Path, name: str) -> Iterator[Path]:
+def _folders(shelf: Path, name: str) -> Iterator[Path]:
     return (card.parent for card in shelf.glob(f"{name}/*/{CARD_FILE}") if not card.parent.name.startswith("."))
-
-
-def _find_folder(name: str, version: str | None, settings: Settings) -> Path:
-    for shelf in _shelves(settings):
-        folders = [folder for folder in _versions(shelf, name) if version in (None, folder.name)]
-        if folders:
-            return max(folders, key=lambda folder: _natural(folder.name))
-    raise ModelError(_not_found(name, version, settings))
 
 
 def _read(folder: Path) -> ServedModel:
@@ -130,7 +190,7 @@ def _read(folder: Path) -> ServedModel:
 
 
 def _not_found(name: str, version: str | None, settings: Settings) -> str:
-    here = {folder.parent.name for shelf in _shelves(settings) for folder in _versions(shelf, "*")}
+    here = {folder.parent.name for shelf in _shelves(settings) for folder in _folders(shelf, "*")}
     place = f"neither in {settings.models.store_path} nor shipped with Millrace"
     if name in here:
         return f"model {name} has no version {version!r}: {place}. `millrace models list` shows the versions here."

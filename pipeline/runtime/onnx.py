@@ -8,7 +8,6 @@ depend on how many rows run with it.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,12 +22,13 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.runtime.cores import available_cores
+from pipeline.runtime.cuda import gpu_count
 from pipeline.runtime.huggingface import open_tokenizer
 from pipeline.runtime.kvcache import DeviceBuffer, HostBuffer, KvCache
 from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits, SessionError, TextCodec
 from pipeline.settings import RuntimeSettings
 
-__all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "gpu_count", "open_session"]
+__all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
 
 LOG = logging.getLogger(__name__)
 DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -207,16 +207,6 @@ def _device(settings: RuntimeSettings) -> Device:
     if settings.provider != "auto":
         return settings.provider
     return "cuda" if "CUDAExecutionProvider" in ort.get_available_providers() and gpu_count() else "cpu"
-
-
-def gpu_count() -> int:
-    """NVIDIA GPUs, as the driver counts them (CUDA driver API, cuDeviceGetCount); 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def _options(settings: RuntimeSettings, *, fixed_shapes: bool) -> Any:

@@ -8,7 +8,8 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import read_card, write_card
-from pipeline.models.store import find_model, list_models
+from pipeline.models.pointer import read_pointer, write_pointer
+from pipeline.models.store import SHIPPED, find_model, list_models
 from pipeline.settings import ModelSettings, RuntimeSettings, Settings
 
 
@@ -32,6 +33,14 @@ def put(store: Path, name: str = "toy", version: str = "1.0", *, graph: bytes = 
         ),
         folder,
     )
+    return folder
+
+
+@pytest.fixture
+def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty shelf in the place of the shipped one."""
+    folder = tmp_path_factory.mktemp("shipped")
+    monkeypatch.setattr("pipeline.models.store.SHIPPED", folder)
     return folder
 
 
@@ -70,13 +79,65 @@ def test_a_model_is_found_by_name_and_by_version(tmp_path: Path) -> None:
     assert find_model("toy", settings).spec == "toy@1.0"
 
 
-def test_the_newest_version_counts_numbers_not_letters(tmp_path: Path) -> None:
+def test_several_versions_without_a_pointer_are_refused_with_what_to_run(tmp_path: Path) -> None:
     for version in ("0.9", "0.10", "0.2"):
         put(tmp_path, version=version)
-    settings = settings_for(tmp_path)
-    assert find_model("toy", settings).card.version == "0.10"
-    listed = [model.card.version for model in list_models(settings) if model.card.name == "toy"]
+    with pytest.raises(ModelError, match=r"promoted: 0\.2, 0\.9, 0\.10.*models promote toy VERSION.*toy@VERSION"):
+        find_model("toy", settings_for(tmp_path))
+    assert find_model("toy@0.9", settings_for(tmp_path)).card.version == "0.9"
+
+
+def test_a_name_means_the_promoted_version_and_not_the_newest(tmp_path: Path) -> None:
+    for version in ("0.9", "0.10", "0.2"):
+        put(tmp_path, version=version)
+    write_pointer(tmp_path / "toy", "0.9")
+    assert find_model("toy", settings_for(tmp_path)).card.version == "0.9"
+    write_pointer(tmp_path / "toy", "0.2")
+    assert find_model("toy", settings_for(tmp_path)).card.version == "0.2"
+    listed = [model.card.version for model in list_models(settings_for(tmp_path)) if model.card.name == "toy"]
     assert listed == ["0.10", "0.9", "0.2"]
+
+
+def test_a_pointer_to_a_version_that_is_not_here_is_refused_even_if_there_is_only_one_other(tmp_path: Path) -> None:
+    put(tmp_path)
+    write_pointer(tmp_path / "toy", "9")
+    with pytest.raises(ModelError, match=r"names version '9', which is not here, only 1\.0.*models promote toy"):
+        find_model("toy", settings_for(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "../1.0\n", "1.0\n2.0\n", "\0", "1.0 "])
+def test_a_pointer_that_is_no_versions_name_is_refused(tmp_path: Path, content: str) -> None:
+    put(tmp_path)
+    (tmp_path / "toy" / "latest").write_text(content)
+    with pytest.raises(ModelError, match=r"latest is damaged.*models promote toy VERSION"):
+        find_model("toy", settings_for(tmp_path))
+
+
+def test_a_version_in_the_store_hides_the_shipped_one(tmp_path: Path, shipped: Path) -> None:
+    put(shipped)
+    write_pointer(shipped / "toy", "1.0")
+    assert find_model("toy", settings_for(tmp_path)).folder.is_relative_to(shipped)
+    mine = put(tmp_path)
+    assert find_model("toy", settings_for(tmp_path)).folder == mine
+    assert [model.folder for model in list_models(settings_for(tmp_path))] == [mine]
+
+
+def test_another_version_in_the_store_serves_only_once_it_is_promoted_over_the_shipped_one(
+    tmp_path: Path, shipped: Path
+) -> None:
+    put(shipped)
+    write_pointer(shipped / "toy", "1.0")
+    put(tmp_path, version="2.0")
+    assert find_model("toy", settings_for(tmp_path)).card.version == "1.0"
+    write_pointer(tmp_path / "toy", "2.0")
+    assert find_model("toy", settings_for(tmp_path)).card.version == "2.0"
+    write_pointer(tmp_path / "toy", "1.0")
+    assert find_model("toy", settings_for(tmp_path)).folder.is_relative_to(shipped)
+
+
+def test_every_shipped_model_has_a_pointer_to_a_version_that_is_there() -> None:
+    for folder in {card.parent.parent for card in SHIPPED.glob("*/*/model.toml")}:
+        assert (folder / (read_pointer(folder) or "no pointer") / "model.toml").is_file(), folder
 
 
 def test_a_model_not_pulled_yet_says_how_to_pull_it(tmp_path: Path) -> None:
@@ -122,7 +183,7 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
 
 def test_a_precision_the_model_lacks_is_refused(tmp_path: Path) -> None:
     put(tmp_path)
-    with pytest.raises(ModelError, match="no fp32 variant, only int8"):
+    with pytest.raises(ModelError, match="no fp32 variant for cpu, only int8"):
         find_model("toy", settings_for(tmp_path, "fp32"))
 
 

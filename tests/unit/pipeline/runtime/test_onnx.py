@@ -25,8 +25,9 @@ from pipeline.factory.decoder import DecoderSpec, build_decoder
 from pipeline.factory.decoder_spec import weight_shapes
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.store import SHIPPED, ServedModel
+from pipeline.runtime.cuda import gpu_count
 from pipeline.runtime.fakes import FakeDecoder, FakeSession
-from pipeline.runtime.onnx import OnnxBackend, gpu_count, open_session
+from pipeline.runtime.onnx import OnnxBackend, open_session
 from pipeline.runtime.session import CacheLayout, DecoderSession, Session, SessionError
 from pipeline.settings import RuntimeSettings
 from schemas.messages import ClassificationOutput, Outcome, TextOutput

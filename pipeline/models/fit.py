@@ -1,0 +1,105 @@
+"""Does a model fit the device? Asked before it is loaded, so that the answer is a sentence and not the kernel's kill.
+
+What is needed is estimated from the card and the sizes of its files:
+
+- On the CPU, ONNX Runtime 1.31 holds the weights up to 3.4 times while it loads a graph and up to 2.3 times afterwards
+  (measured: 3.1 and 1.1 for 200 MB of float32, 3.4 and 2.3 for 57 MB of 8-bit weights, which it packs anew). The KV
+  cache is made after that.
+- On a GPU the weights are there once.
+- The KV cache is 2 x layers x (slots + 1) x kv_heads x max_length x head_size numbers, in float16 for ``fp16`` and in
+  float32 otherwise; the slot more is the probes'. It counts in full, although a CPU's pages are taken only when used.
+- And a margin for what a run needs: activations, libraries, the CUDA context.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from pipeline.errors import ModelError
+from pipeline.models.card import ModelCard, VariantName, precision_of
+from pipeline.runtime.cuda import free_gpu_bytes
+from pipeline.runtime.memory import available_bytes
+from pipeline.settings import BatchingSettings
+
+__all__ = ["Need", "check_fit", "estimate_need", "free_bytes"]
+
+MIB = 1024 * 1024
+LOADING, LOADED = 3.5, 2.5
+CPU_MARGIN_BYTES, GPU_MARGIN_BYTES = 64 * MIB, 512 * MIB
+
+
+class Need(Struct, frozen=True, kw_only=True):
+    """What a model takes of a device's memory, in bytes.
+
+    Attributes:
+        graphs: the weights, as files.
+        cache: the KV cache; 0 without one.
+        total: the most at any time, margin included.
+    """
+
+    graphs: int
+    cache: int
+    total: int
+
+
+def estimate_need(
+    card: ModelCard, folder: Path, variant: VariantName, provider: Literal["cpu", "cuda"], batching: BatchingSettings
+) -> Need:
+    """What ``variant`` would take; a file that is not there counts nothing, for loading it will say so."""
+    chosen = card.variants[variant]
+    graphs = sum(_size(folder / name) for name in {chosen.file, *(part.file for part in chosen.parts.values())})
+    cache = _cache_bytes(card, variant, batching)
+    if provider == "cuda":
+        total = graphs + cache + GPU_MARGIN_BYTES
+    else:
+        total = int(max(LOADING * graphs, LOADED * graphs + cache)) + CPU_MARGIN_BYTES
+    return Need(graphs=graphs, cache=cache, total=total)
+
+
+def free_bytes(provider: Literal["cpu", "cuda"]) -> int | None:
+    """What the device has left; ``None`` when nobody says."""
+    return free_gpu_bytes() if provider == "cuda" else available_bytes()
+
+
+def check_fit(
+    card: ModelCard,
+    folder: Path,
+    variant: VariantName,
+    provider: Literal["cpu", "cuda"],
+    batching: BatchingSettings,
+    free: int | None,
+) -> None:
+    """Raise ModelError when ``variant`` needs more than the ``free`` bytes; ``None`` means that nobody knows."""
+    need = estimate_need(card, folder, variant, provider, batching)
+    if free is None or need.total <= free:
+        return
+    slots = f", {_mib(need.cache)} for the KV cache of {batching.max_slots} slots" if need.cache else ""
+    others = [name for name, other in card.variants.items() if name != variant and provider in other.providers]
+    way = "Lower batching.max_slots or batching.max_length" if need.cache else "Stop what else uses the memory"
+    raise ModelError(
+        f"model {card.name}@{card.version} {variant} does not fit the {provider}: it needs about {_mib(need.total)} "
+        f"({_mib(need.graphs)} of graphs{slots}, and room to load and run), and {_mib(free)} are free. {way}"
+        f"{', or set runtime.precision for another variant: ' + ', '.join(others) if others else ''}."
+    )
+
+
+def _cache_bytes(card: ModelCard, variant: VariantName, batching: BatchingSettings) -> int:
+    text = card.text
+    if text is None:
+        return 0
+    numbers = 2 * text.layers * (batching.max_slots + 1) * text.kv_heads * text.head_size
+    return numbers * min(batching.max_length, text.max_length) * (2 if precision_of(variant) == "fp16" else 4)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _mib(count: int) -> str:
+    return f"{count / MIB:,.0f} MiB"
