@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
+
+from pipeline.factory.calibration_ranges import Probe, with_probes
 
 __all__ = ["MEAN", "correct_biases", "with_input_means"]
 
@@ -23,22 +25,18 @@ Array = npt.NDArray[Any]
 
 def with_input_means(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose only outputs are the mean inputs [channels] of each Conv and Gemm: :data:`MEAN` + node name."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = copy.graph
-    del graph.output[:]
-    for node in _linear(copy):
-        axes = [0, 2, 3] if node.op_type == "Conv" else [0]
-        graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"axes_of:{node.name}"))
-        name = MEAN + node.name
-        inputs = [node.input[0], f"axes_of:{node.name}"]
-        graph.node.append(helper.make_node("ReduceMean", inputs, [name], keepdims=0))
-        graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return copy
+    ranks = {item.name: len(item.dims) for item in model.graph.initializer}
+    probes = [
+        Probe(MEAN + node.name, "ReduceMean", node.input[0], (0, *range(2, ranks[node.input[1]])))
+        for node in _linear(model)
+    ]
+    return with_probes(model, probes)
 
 
 def correct_biases(full: onnx.ModelProto, quantized: onnx.ModelProto, means: Mapping[str, Array]) -> None:
     """Change the biases of ``quantized``, a QDQ graph made from ``full``; nodes keep their names in it.
+
+    Layers that stayed in floats are left alone.
 
     Args:
         full: the FP32 graph.
@@ -50,9 +48,10 @@ def correct_biases(full: onnx.ModelProto, quantized: onnx.ModelProto, means: Map
     dequantize = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     ours = {node.name: node for node in _linear(quantized)}
     for node in _linear(full):
-        weight, bias = (dequantize[name] for name in ours[node.name].input[1:3])
-        error = numpy_helper.to_array(weights[node.input[1]]) - _dequantized(weight, tensors)
-        _add(bias, tensors, _SHIFTS[node.op_type](node, error, means[node.name]))
+        weight, bias = ours[node.name].input[1:3]
+        if weight in dequantize:
+            error = numpy_helper.to_array(weights[node.input[1]]) - _dequantized(dequantize[weight], tensors)
+            _add(bias, dequantize, tensors, _SHIFTS[node.op_type](node, error, means[node.name]))
 
 
 def _linear(model: onnx.ModelProto) -> list[Any]:
@@ -75,12 +74,13 @@ def _dequantized(node: Any, tensors: Mapping[str, Any]) -> Array:
     return np.asarray(values.astype(np.float32) * scale)
 
 
-def _add(node: Any, tensors: Mapping[str, Any], shift: Array) -> None:
-    values, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
-    corrected = values.astype(np.int64) + np.rint(shift / scale).astype(np.int64)
-    bounds = np.iinfo(values.dtype)
-    clipped = np.clip(corrected, bounds.min, bounds.max).astype(values.dtype)
-    tensors[node.input[0]].CopyFrom(numpy_helper.from_array(clipped, node.input[0]))
+def _add(bias: str, dequantize: Mapping[str, Any], tensors: Mapping[str, Any], shift: Array) -> None:
+    name = bias
+    if bias in dequantize:
+        name, scale = dequantize[bias].input[:2]
+        shift = np.rint(shift / numpy_helper.to_array(tensors[scale]))
+    values = numpy_helper.to_array(tensors[name])
+    tensors[name].CopyFrom(numpy_helper.from_array((values + shift).astype(values.dtype), name))
 
 
 def _shift_of_conv(node: Any, error: Array, mean: Array) -> Array:

@@ -1,18 +1,16 @@
-"""Static INT8 of convolutional graphs: the one module beside the runtime that imports ``onnxruntime``.
+"""Static INT8 of a graph: the one module beside the runtime that imports ``onnxruntime``.
 
-Activations are uint8 with one scale a tensor, fixed here by calibration; weights are int8 with one scale an output
-channel. No scale is made while the graph runs, so a row's result does not depend on its batch.
+Activations are uint8 (int8 for TensorRT) with one scale a tensor, fixed here by calibration; weights are int8 with one
+scale an output channel. No scale is made while the graph runs, so a row's result does not depend on its batch.
 
-Weights use 7 of their 8 bits. Processors without VNNI add two uint8 x int8 products in 16 bits, which saturates with
-full weights: the same file would answer differently there (ONNX Runtime's quantization guide, "reduce_range"). What the
-missing bit costs is won back by :mod:`pipeline.factory.bias_correction`.
+For CPUs, weights use 7 of their 8 bits: see :mod:`pipeline.factory.quantize_graph`. What the missing bit costs is won
+back by :mod:`pipeline.factory.bias_correction`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,82 @@ import onnx
 
 from pipeline.errors import ModelError
 from pipeline.factory.bias_correction import MEAN, correct_biases, with_input_means
+from pipeline.factory.calibration_ranges import Histogram, Probe, Range, narrowed, opset, with_probes
+from pipeline.factory.quantize_graph import U8S8, Scheme, write_qdq
+from pipeline.factory.quantize_plan import plan_quantization
 
-__all__ = ["METHOD", "input_means", "quantize_static_int8"]
+__all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
 METHOD = "static QDQ U8S8 per channel, 7-bit weights, MinMax calibration, bias correction"
-# A Clip or Relu is listed so that a convolution's range is taken after it: the quantizer then folds it into the scale.
-OPERATORS = ["Add", "Clip", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Relu"]
+OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each channel
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
+class Calibrated:
+    """A graph, ready to be quantized in several ways: what was measured in it is measured once.
+
+    Args:
+        model: the FP32 graph; its nodes have names.
+        batches: calibration inputs.
+    """
+
+    def __init__(self, model: onnx.ModelProto, batches: Sequence[Feeds]) -> None:
+        self.model = model
+        self._batches = batches
+        self._ranges: dict[str, Range] = {}
+        self._narrowed: dict[tuple[str, str], Range] = {}
+        self._means: dict[str, npt.NDArray[Any]] | None = None
+
+    def quantized(
+        self, scheme: Scheme, *, excluded: Collection[str] = (), ranging: str = "minmax", outputs: bool = True
+    ) -> onnx.ModelProto:
+        """The QDQ graph.
+
+        Args:
+            scheme: how numbers become integers.
+            excluded: names of nodes that stay in floats.
+            ranging: how a tensor's range is taken: ``minmax``, ``least-error`` or a percentage such as ``99.99``.
+            outputs: see :func:`pipeline.factory.quantize_plan.plan_quantization`.
+        """
+        plan = plan_quantization(self.model, excluded, outputs=outputs)
+        quantized = write_qdq(self.model, plan, self.ranges(set(plan.tensors.values()), ranging), scheme)
+        if self._means is None:
+            self._means = input_means(self.model, self._batches)
+        correct_biases(self.model, quantized, self._means)
+        return quantized
+
+    def ranges(self, tensors: Collection[str], ranging: str) -> dict[str, Range]:
+        """The range of each tensor over all batches."""
+        if missing := [name for name in tensors if name not in self._ranges]:
+            self._ranges |= _extremes(self.model, missing, self._batches)
+        if ranging == "minmax":
+            return {name: self._ranges[name] for name in tensors}
+        if missing := [name for name in tensors if (ranging, name) not in self._narrowed]:
+            histograms = {name: Histogram(self._ranges[name]) for name in missing}
+            for values in run_graph(with_probes(self.model, tensors=missing), self._batches):
+                for name, histogram in histograms.items():
+                    histogram.add(values[name])
+            self._narrowed |= {(ranging, name): bounds for name, bounds in narrowed(histograms, ranging).items()}
+        return {name: self._narrowed[ranging, name] for name in tensors}
+
+
+def calibrate(source: Path, batches: Iterable[Feeds]) -> Calibrated:
+    """Read an FP32 graph, simplify it, and keep ``batches`` for what is to be measured in it.
+
+    Raises:
+        ModelError: there is no batch, or the graph cannot be read or is of an opset before 13.
+    """
+    calibration = list(batches)
+    if not calibration:
+        raise ModelError(f"{source}: INT8 needs at least one batch to calibrate on.")
+    model = simplified(source)
+    if opset(model) < OLDEST_OPSET:
+        raise ModelError(f"{source}: its opset is {opset(model)}, INT8 needs {OLDEST_OPSET} or newer: export it anew.")
+    return Calibrated(model, calibration)
+
+
 def quantize_static_int8(source: Path, target: Path, batches: Iterable[Feeds]) -> None:
-    """Write the INT8 form of an FP32 graph.
+    """Write the INT8 form of an FP32 graph, for CPUs.
 
     Args:
         source: the FP32 graph.
@@ -42,63 +105,71 @@ def quantize_static_int8(source: Path, target: Path, batches: Iterable[Feeds]) -
     Raises:
         ModelError: the graph cannot be quantized or run, or the file cannot be written.
     """
-    calibration = list(batches)
-    if not calibration:
-        raise ModelError(f"{source}: INT8 needs at least one batch to calibrate on.")
     try:
-        with _quiet():
-            _quantize(source, target, calibration)
-        full, quantized = onnx.load(source), onnx.load(target)
-        correct_biases(full, quantized, input_means(full, calibration))
-        onnx.save(quantized, target)
-    except Exception as error:  # the library raises nearly anything
+        onnx.save(calibrate(source, batches).quantized(U8S8), target)
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise nearly anything
         raise ModelError(f"{source}: cannot be quantized to INT8: {error}") from error
-
-
-def _quantize(source: Path, target: Path, batches: list[Feeds]) -> None:
-    from onnxruntime import quantization  # a worker that only serves never needs it
-
-    quantization.quantize_static(
-        str(source),
-        str(target),
-        _reader(quantization.CalibrationDataReader, iter(batches)),
-        quant_format=quantization.QuantFormat.QDQ,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-        op_types_to_quantize=OPERATORS,
-        calibrate_method=quantization.CalibrationMethod.MinMax,
-    )
-
-
-def _reader(base: type, batches: Iterator[Feeds]) -> Any:
-    def get_next(_: Any) -> dict[str, npt.NDArray[Any]] | None:
-        feeds = next(batches, None)
-        return None if feeds is None else dict(feeds)
-
-    return type("Reader", (base,), {"get_next": get_next})()
 
 
 def input_means(full: onnx.ModelProto, batches: Sequence[Feeds]) -> dict[str, npt.NDArray[Any]]:
     """The mean input of each Conv and Gemm over all rows of ``batches``, by node name."""
+    rows = [len(next(iter(feeds.values()))) for feeds in batches]
+    runs = list(run_graph(with_input_means(full), batches))
+    return {
+        name.removeprefix(MEAN): np.average(np.stack([run[name] for run in runs]), axis=0, weights=rows)
+        for name in runs[0]
+    }
+
+
+def simplified(source: Path) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's basic rewriting: constants folded, batch norms in their convolutions.
+
+    Every node has a name. Raises ModelError.
+    """
     import onnxruntime
 
-    model = with_input_means(full)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as scratch:
+        options = _options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(scratch) / "simplified.onnx")
+        try:
+            onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            model = onnx.load(options.optimized_model_filepath)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
+            raise ModelError(f"{source}: cannot be quantized: {' '.join(str(error).split())}") from error
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    return model
+
+
+def run_graph(model: onnx.ModelProto, batches: Iterable[Feeds]) -> Iterable[dict[str, npt.NDArray[Any]]]:
+    """The outputs of ``model`` for each batch, by name."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    rows = [len(next(iter(feeds.values()))) for feeds in batches]
-    runs = [session.run(names, dict(feeds)) for feeds in batches]
-    means = (np.average(np.stack(values), axis=0, weights=rows) for values in zip(*runs, strict=True))
-    return {name.removeprefix(MEAN): mean for name, mean in zip(names, means, strict=True)}
+    known = {item.name for item in session.get_inputs()}
+    for feeds in batches:
+        values = session.run(names, {name: value for name, value in feeds.items() if name in known}) if names else []
+        yield dict(zip(names, values, strict=True))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The library logs advice to the root logger that does not apply to graphs of our own."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+def _options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
+
+
+def _extremes(model: onnx.ModelProto, tensors: Sequence[str], batches: Sequence[Feeds]) -> dict[str, Range]:
+    low, high = ([f"{end} of {name}" for name in tensors] for end in ("least", "greatest"))
+    probes = [Probe(name, "ReduceMin", tensor) for name, tensor in zip(low, tensors, strict=True)]
+    probes += [Probe(name, "ReduceMax", tensor) for name, tensor in zip(high, tensors, strict=True)]
+    runs = list(run_graph(with_probes(model, probes), batches))
+    return {
+        tensor: (float(min(run[least] for run in runs)), float(max(run[greatest] for run in runs)))
+        for tensor, least, greatest in zip(tensors, low, high, strict=True)
+    }
