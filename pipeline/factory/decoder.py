@@ -24,6 +24,9 @@ from pipeline.factory.projections import BLOCK, projections_for
 
 __all__ = ["DecoderSpec", "build_decoder"]
 
+# ONNX Runtime's GroupQueryAttention turns heads of multiples of this (1.31).
+TURNED = 16
+
 
 def build_decoder(
     spec: DecoderSpec, weights: Weights, precision: Literal["int8", "fp32"], data: Path | None = None
@@ -37,10 +40,13 @@ def build_decoder(
         data: a file to put the weights into, beside the graph, which cannot hold more than 2 GB.
 
     Raises:
-        ModelError: a weight is missing, unknown or of the wrong shape, or a width is not a multiple of 32 in ``int8``.
+        ModelError: a weight is missing, unknown or of the wrong shape, a width is not a multiple of 32 in ``int8``, or
+            the heads have a size that ONNX Runtime does not turn.
     """
     if precision == "int8":
         _check_widths(spec)
+    if spec.shape == "llama" and spec.head_size % TURNED:
+        raise ModelError(f"decoder: heads of {spec.head_size}; rotary positions want a multiple of {TURNED}.")
     weights = checked_weights(spec, weights)
     graph = GraphWriter(f"{spec.shape}-{spec.layers}x{spec.hidden}", data)
     projections = projections_for(precision, graph, weights)

@@ -64,15 +64,18 @@ def read_rope(config: Mapping[str, Any], where: str) -> Rope:
         raise ModelError(f"{where}: rotary positions of a part of each head ({part}) are not built.")
     if kind == "default":
         return Rope(theta=theta)
-    if kind == "linear":
-        return Rope(theta=theta, scaling="linear", factor=float(found["factor"]))
-    if kind == "llama3":
-        return Rope(
-            theta=theta,
-            scaling="llama3",
-            factor=float(found["factor"]),
-            low=float(found["low_freq_factor"]),
-            high=float(found["high_freq_factor"]),
-            original=int(found["original_max_position_embeddings"]),
-        )
+    try:
+        if kind == "linear":
+            return Rope(theta=theta, scaling="linear", factor=float(found["factor"]))
+        if kind == "llama3":
+            return Rope(
+                theta=theta,
+                scaling="llama3",
+                factor=float(found["factor"]),
+                low=float(found["low_freq_factor"]),
+                high=float(found["high_freq_factor"]),
+                original=int(found["original_max_position_embeddings"]),
+            )
+    except KeyError as error:
+        raise ModelError(f"{where}: rotary scaling {kind!r} lacks {error} in config.json.") from error
     raise ModelError(f"{where}: rotary scaling {kind!r} is not built; default, linear and llama3 are.")

@@ -1,0 +1,31 @@
+"""Llama, Mistral, Qwen2 and Qwen3: RMS norms, rotary positions, gated SiLU; decoders that chat."""
+
+from __future__ import annotations
+
+from pipeline.factory.decoder_file import write_fp32
+from pipeline.factory.decoder_llama import llama_spec
+from pipeline.factory.decoder_text import folder_of, text_card
+from pipeline.factory.decoder_weights import llama_weights
+from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.safetensors_file import read_safetensors
+from pipeline.models.card import ModelCard
+
+__all__ = ["FAMILY"]
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+def _build(source: Source, bench: Workbench) -> ModelCard:
+    spec = llama_spec(source.config, source.origin)
+    weights = llama_weights(read_safetensors(folder_of(source)), spec, "model.", "lm_head.weight")
+    bench.progress("writing the FP32 graph")
+    return text_card(source, bench, spec, write_fp32(spec, weights, bench.folder))
+
+
+FAMILY = Family(
+    name="llama",
+    tasks=("text-generation",),
+    architectures=ARCHITECTURES,
+    accepts=lambda source: source.architecture in ARCHITECTURES,
+    build=_build,
+)
