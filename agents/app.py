@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from agents.transport.batches import Batch
     from pipeline.errors import MillraceError
-    from schemas.messages import Task
     from schemas.registry import RegistryDecoder
+    from schemas.tasks import Kind
 
 __all__ = ["InferenceApp", "create_app"]
 
@@ -251,13 +251,13 @@ def _routes(settings: Settings) -> dict[str, Route]:
     kafka = settings.kafka
     registry = _registry(settings)
 
-    def route(task: Task, results: str, max_bytes: int) -> Route:
-        decoder = Decoder(default_task=task, registry=registry, max_bytes=max_bytes)
+    def route(kind: Kind, results: str, max_bytes: int) -> Route:
+        decoder = Decoder(kind, registry=registry, max_bytes=max_bytes)
         return Route(decoder, results, asks_registry=registry is not None)
 
     return {
-        kafka.prompts: route("text-generation", kafka.prompt_results, kafka.max_message_bytes),
-        kafka.images: route("image-classification", kafka.image_results, settings.images.max_bytes),
+        kafka.prompts: route("prompts", kafka.prompt_results, kafka.max_message_bytes),
+        kafka.images: route("images", kafka.image_results, settings.images.max_bytes),
     }
 
 

@@ -15,7 +15,6 @@ from schemas.messages import (
     InferenceRequest,
     ModelInfo,
     Outcome,
-    TextInput,
     Timings,
     TokenPiece,
     outcome_id,
@@ -59,7 +58,7 @@ def stream_pieces(
     request: InferenceRequest, digest: str, emit: Emit | None, call_soon: Callable[..., None]
 ) -> Callable[[str, FinishReason | None], None] | None:
     """Number the pieces of a streamed answer and hand them to ``emit`` on the event loop; ``None`` for no stream."""
-    if emit is None or not isinstance(request.input, TextInput) or not request.input.stream:
+    if emit is None or not request.input.stream:
         return None
     name, index = outcome_id(request.source, digest), 0
 

@@ -1,20 +1,20 @@
 """What a caller writes: the fields of a prompt and of an image request, before they become an ``InferenceRequest``.
 
 Plain JSON, the data of a CloudEvent, and Avro or JSON Schema payloads all have these fields; the checked-in schemas are
-generated from them. ``PromptBody`` takes its prompt fields from :class:`~schemas.messages.TextInput`, so a bound is
-written once.
+generated from them. Their fields are those of :class:`~schemas.messages.TextInput` and
+:class:`~schemas.messages.ImageInput`, so a bound is written once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from schemas.messages import MAX_STOP_CHARS, MAX_STOPS, ShortText, Task, TextInput
+from schemas.messages import MAX_STOP_CHARS, MAX_STOPS, ImageInput, ShortText, Task, TextInput
 
 __all__ = ["Attributes", "ImageBody", "PromptBody"]
 
@@ -49,25 +49,34 @@ def _fields(struct: type[Struct], replace: dict[str, Any]) -> Iterator[tuple[str
         yield field.name, replace.get(field.name, field.type), default
 
 
-_prompt_body = msgspec.defstruct(
+def _body(name: str, doc: str, fields: Iterable[tuple[str, Any, Any]]) -> type[Attributes]:
+    body = msgspec.defstruct(
+        name,
+        list(fields),
+        bases=(Attributes,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        namespace={"__doc__": doc},
+    )
+    return cast(type[Attributes], body)
+
+
+# OpenAI takes one stop string as well as a list of them.
+_STOP = {"stop": Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOPS)] | StopText}
+
+PromptBody = _body(
     "PromptBody",
-    # OpenAI takes one stop string as well as a list of them.
-    list(_fields(TextInput, {"stop": Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOPS)] | StopText})),
-    bases=(Attributes,),
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    namespace={
-        "__doc__": "A prompt request: exactly one of messages and prompt, and how to continue it (OpenAI's names)."
-    },
+    "A prompt request: exactly one of messages and prompt, and what to do with it (OpenAI's names).",
+    _fields(TextInput, _STOP),
 )
 
-PromptBody = cast(type[Attributes], _prompt_body)
-
-
-class ImageBody(Attributes, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An image request: exactly one of image (the encoded JPEG, PNG or WebP; base64 in JSON) and dataref."""
-
-    image: bytes | None = None
-    dataref: Annotated[str, Meta(min_length=1, max_length=2_048)] | None = None
-    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+ImageBody = _body(
+    "ImageBody",
+    "An image request: exactly one of image (the encoded JPEG, PNG or WebP; base64 in JSON) and dataref, and what is "
+    "asked about it.",
+    [
+        ("image", bytes | None, None),
+        *(field for field in _fields(ImageInput, _STOP) if field[0] not in {"data", "content_type"}),
+    ],
+)

@@ -22,6 +22,7 @@ from schemas.messages import InferenceRequest, Task
 from schemas.payloads import Fields, read_image, read_prompt
 from schemas.records import RawRecord
 from schemas.registry import RegistryDecoder, is_framed, schema_name
+from schemas.tasks import TASKS, Kind
 from schemas.tracing import valid_traceparent
 from schemas.validation import check_names, convert, decode_json, shorten
 
@@ -34,13 +35,13 @@ class Decoder:
     """Decodes the records of one input topic. Holds no state between records; safe to use from several threads.
 
     Args:
-        default_task: the topic's task; a record that names another one is refused.
+        kind: what the topic's records hold; one that names a task of the other kind is refused.
         registry: decodes Schema Registry framing; ``None`` refuses it with a message.
         max_bytes: bound of a record's value.
     """
 
-    def __init__(self, *, default_task: Task, registry: RegistryDecoder | None = None, max_bytes: int) -> None:
-        self._task: Task = default_task
+    def __init__(self, kind: Kind, *, registry: RegistryDecoder | None = None, max_bytes: int) -> None:
+        self._kind: Kind = kind
         self._registry = registry
         self._max_bytes = max_bytes
 
@@ -85,7 +86,7 @@ class Decoder:
             return _without_data(envelope, record)
         if envelope.data_place == "value" and is_framed(record, headers):
             envelope = self._unframe(envelope, record)
-        return read_prompt(envelope) if self._task == "text-generation" else read_image(envelope)
+        return read_prompt(envelope) if self._kind == "prompts" else read_image(envelope)
 
     def _unframe(self, envelope: Envelope, record: RawRecord) -> Envelope:
         name = schema_name(record)
@@ -100,19 +101,15 @@ class Decoder:
         return msgspec.structs.replace(envelope, data=data, media_type="")
 
     def _build(self, fields: Fields, root: str, record: RawRecord) -> InferenceRequest:
-        kind: type[Attributes] = PromptBody if self._task == "text-generation" else ImageBody
+        kind = PromptBody if self._kind == "prompts" else ImageBody
         check_names(fields.values, kind.__struct_fields__, places=fields.places, root=root)
         body = convert(fields.values, kind, places=fields.places, root=root)
-        if body.task not in {None, self._task}:
-            raise ValidationError(
-                f"task {body.task!r} does not belong on {record.topic}, which takes {self._task!r}.",
-                where=fields.places.get("task", f"{root}.task"),
-            )
+        read = text_input if self._kind == "prompts" else image_input
         return InferenceRequest(
             id=body.id or record.name,
             source=record.source,
-            task=self._task,
-            input=image_input(body, fields, root) if isinstance(body, ImageBody) else text_input(body, fields, root),
+            task=self._task(body, fields, root, record.topic),
+            input=read(body, fields, root),
             key=record.key,
             model=body.model,
             model_version=body.model_version,
@@ -122,6 +119,18 @@ class Decoder:
             traceparent=valid_traceparent(body.traceparent),
             parameters=body.parameters,
         )
+
+    def _task(self, body: Attributes, fields: Fields, root: str, topic: str) -> Task | None:
+        """The task that is asked for; ``None`` leaves it to the model that is."""
+        known = TASKS[self._kind]
+        if body.task is None:
+            return None if body.model else known[0]
+        if body.task not in known:
+            raise ValidationError(
+                f"task {body.task!r} does not belong on {topic}, which takes {', '.join(known)}.",
+                where=fields.places.get("task", f"{root}.task"),
+            )
+        return body.task
 
 
 def _open_envelope(record: RawRecord, headers: Headers) -> Envelope:

@@ -18,6 +18,7 @@ __all__ = [
     "DetectedObject",
     "DetectionOutput",
     "EmbeddingOutput",
+    "GenerationOptions",
     "ImageInput",
     "InferenceRequest",
     "Label",
@@ -55,8 +56,10 @@ MAX_TEXT_CHARS = 200_000
 MAX_TOKENS = 8_192
 MAX_STOPS = 8
 MAX_STOP_CHARS = 128
+MAX_LABELS = 1_000
 
 ShortText = Annotated[str, Meta(min_length=1, max_length=256)]
+TopK = Annotated[int, Meta(ge=1, le=MAX_LABELS)]
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -74,14 +77,12 @@ class ChatMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     content: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 
-class TextInput(Struct, frozen=True, kw_only=True, tag="text"):
-    """A prompt and how to continue it. Exactly one of ``messages`` and ``prompt`` is set.
+class GenerationOptions(Struct, frozen=True, kw_only=True):
+    """How an answer is generated, by any task that writes text.
 
     ``temperature`` 0 (the default here, unlike OpenAI's 1) takes the likeliest token each time and is deterministic.
     """
 
-    messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=MAX_MESSAGES)] = ()
-    prompt: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = 128
     temperature: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
@@ -92,13 +93,38 @@ class TextInput(Struct, frozen=True, kw_only=True, tag="text"):
     stream: bool = False
 
 
-class ImageInput(Struct, frozen=True, kw_only=True, tag="image"):
-    """An encoded image (JPEG, PNG or WebP), or a reference to one kept elsewhere. Exactly one of them is set."""
+class TextInput(GenerationOptions, frozen=True, kw_only=True, tag="text"):
+    """A text, to be continued, classified or embedded. Exactly one of ``messages`` and ``prompt`` is set.
+
+    ``top_k`` is how many labels come back of a classification; ``None`` takes the task's default.
+    """
+
+    messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    prompt: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
+    top_k: TopK | None = None
+
+
+class ImageInput(GenerationOptions, frozen=True, kw_only=True, tag="image"):
+    """An encoded image (JPEG, PNG or WebP), or a reference to one kept elsewhere. Exactly one of them is set.
+
+    Attributes:
+        top_k: how many labels or objects come back at most; ``None`` takes the task's default.
+        threshold: the least score of a detected object; ``None`` takes the model's.
+        candidate_labels: what the image may show, for zero-shot classification.
+        hypothesis_template: makes a text of each of them, ``{}`` being the label; ``None`` takes the model's.
+        prompt: what is asked about the image, for image-to-text.
+    """
 
     data: bytes = b""
     content_type: str = "application/octet-stream"
     dataref: Annotated[str, Meta(min_length=1, max_length=2_048)] | None = None
-    top_k: Annotated[int, Meta(ge=1, le=100)] = 5
+    top_k: TopK | None = None
+    threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    candidate_labels: Annotated[tuple[ShortText, ...], Meta(max_length=MAX_LABELS)] = ()
+    hypothesis_template: (
+        Annotated[str, Meta(max_length=256, extra_json_schema={"pattern": r"\{\}"})] | None  # image_input says why not
+    ) = None
+    prompt: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)] | None = None
 
 
 class InferenceRequest(Struct, frozen=True, kw_only=True):
@@ -107,8 +133,8 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
     Attributes:
         id: the caller's id (CloudEvents ``id``), or ``topic/partition/offset`` when it gave none.
         source: the record this was decoded from.
-        task: what to do with it.
-        input: the prompt or the image.
+        task: what to do with it; ``None`` takes the named model's own.
+        input: the text or the image.
         key: the record's Kafka key, unchanged.
         model: the model's name; ``None`` takes the route's default.
         model_version: the model's version; ``None`` takes the served one.
@@ -121,7 +147,7 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(min_length=1, max_length=1_024)]
     source: Source
-    task: Task
+    task: Task | None
     input: TextInput | ImageInput
     key: bytes | None = None
     model: ShortText | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -20,14 +21,21 @@ class HuggingFaceTokenizer:
         added = tokenizer.get_added_tokens_decoder().values()
         self.special_tokens = tuple(token.content for token in added if token.special)
 
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """A second one, which sees no special token in a text. Made when an encoder first asks for it."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = True  # the library's name: encode them like any text
+        return tokenizer
+
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; special tokens written in it are recognised, none are added."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_whole(self, text: str) -> list[int]:
-        """Token ids of ``text`` with what the post-processor adds; special tokens written in it are recognised."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=True).ids
+        """Token ids of ``text`` with what the post-processor adds; special tokens written in it are plain text."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=True).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

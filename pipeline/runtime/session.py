@@ -96,7 +96,10 @@ class TextCodec(Protocol):
         """Token ids of ``text``; special tokens written in it are recognised, none are added."""
 
     def encode_whole(self, text: str) -> list[int]:
-        """Token ids of ``text`` as an encoder reads it: with what the post-processor adds, such as [CLS] and [SEP]."""
+        """Token ids of ``text`` as an encoder reads it: with what the post-processor adds, such as [CLS] and [SEP].
+
+        Special tokens written in ``text`` are plain text.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without special tokens; incomplete UTF-8 becomes U+FFFD."""

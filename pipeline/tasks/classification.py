@@ -1,4 +1,4 @@
-"""Image classification: one batch, one session run, the likeliest labels of each image."""
+"""Image classification: the likeliest labels of each image."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import ModelError
 from pipeline.models.card import ImageSpec
-from pipeline.runtime.session import Backend, Floats, Session, SessionError
+from pipeline.runtime.session import Backend, Floats
 from pipeline.settings import ImageSettings
-from pipeline.tasks.labels import read_labels, top_labels
+from pipeline.tasks.graph import Graph
+from pipeline.tasks.labels import asked_top_k, check_labels, read_labels, softmax, top_labels
 from pipeline.tasks.pixels import Pixels, read_pixels
 from pipeline.tasks.task import Answer
 from schemas.errors import InferenceError
-from schemas.messages import ClassificationOutput, ImageInput, InferenceRequest
+from schemas.messages import ClassificationOutput, InferenceRequest
 
 __all__ = ["ImageClassification"]
 
@@ -31,26 +31,18 @@ class ImageClassification:
     """
 
     def __init__(self, path: Path, labels: Path, spec: ImageSpec, images: ImageSettings, backend: Backend) -> None:
-        self._path = path
+        self._graph = Graph(path, backend)
         self._labels_file = labels
         self._labels: tuple[str, ...] = ()
         self._spec = spec
         self._images = images
-        self._backend = backend
-        self._session: Session | None = None
 
     def open(self) -> str:
         """Load the graph and check it against the labels; the provider's name."""
-        self._session = None  # there may be no memory for two
         self._labels = read_labels(self._labels_file)
-        self._session = self._backend.open_session(self._path)
-        scores = self.run([self.blank()])[0]
-        if scores.shape != (len(self._labels),):
-            raise ModelError(
-                f"{self._path}: an image gives logits of shape {scores.shape}, but {self._labels_file} has "
-                f"{len(self._labels)} labels. Pull or build the model again."
-            )
-        return self._session.provider
+        provider = self._graph.open()
+        check_labels(self.run([self.blank()])[0], self._labels, self._graph.path, self._labels_file)
+        return provider
 
     def prepare(self, request: InferenceRequest) -> tuple[Pixels, int]:
         """Pixels uint8 [height, width, channels], and how many there are."""
@@ -59,16 +51,14 @@ class ImageClassification:
 
     def run(self, items: Sequence[Pixels]) -> Sequence[Floats]:
         """Logits [classes] of each image."""
-        if self._session is None:
-            raise SessionError("the session is not open")
-        return list(self._session.run({"pixels": np.stack(items)})["logits"])
+        return list(self._graph.run({"pixels": np.stack(items)}, "logits")[0])
 
     def settle(self, request: InferenceRequest, item: Pixels, row: Floats, batch_size: float) -> Answer:  # noqa: ARG002
         """The likeliest labels."""
         if not np.isfinite(row).all():
             raise InferenceError("the model gave no finite scores for this image")
-        top_k = request.input.top_k if isinstance(request.input, ImageInput) else 1
-        return Answer(output=ClassificationOutput(labels=top_labels(row, self._labels, top_k)), batch_size=batch_size)
+        labels = top_labels(softmax(row), self._labels, asked_top_k(request))
+        return Answer(output=ClassificationOutput(labels=labels), batch_size=batch_size)
 
     def blank(self) -> Pixels:
         """A black image."""

@@ -1,4 +1,4 @@
-"""From encoded image bytes to the pixels a classifier reads.
+"""From encoded image bytes to the pixels a model reads.
 
 Nothing is decoded before the header's size has been checked: a small file can claim 100,000 x 100,000 pixels.
 """
@@ -6,6 +6,7 @@ Nothing is decoded before the header's size has been checked: a small file can c
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.tasks.dataref import read_dataref
 from schemas.errors import PrepareError
 from schemas.messages import ImageInput, InferenceRequest
 
-__all__ = ["Pixels", "decode_image", "read_pixels"]
+__all__ = ["Pixels", "View", "decode_image", "decode_view", "read_pixels", "read_view"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -30,12 +31,36 @@ RESAMPLING = {
     "box": Image.Resampling.BOX,
 }
 
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag, and its values of images that lie on their side (Exif 2.32, 4.6.4)."""
 # Our own bound, images.max_pixels, is checked on every header before decoding; Pillow's would cap it at 179 million.
 Image.MAX_IMAGE_PIXELS = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Pixels, and which part of the image they show.
+
+    Attributes:
+        pixels: uint8 [height, width, channels], as the model reads them.
+        width: of the image as it was sent, turned upright.
+        height: likewise.
+        box: left, top, right and bottom of the part, in pixels of that image.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+
 def read_pixels(request: InferenceRequest, spec: ImageSpec, images: ImageSettings) -> Pixels:
     """The image of ``request``, sent along or referred to, as uint8 [height, width, channels]. Raises PrepareError."""
+    return read_view(request, spec, images).pixels
+
+
+def read_view(request: InferenceRequest, spec: ImageSpec, images: ImageSettings) -> View:
+    """The image of ``request``, sent along or referred to. Raises PrepareError."""
     image = request.input
     if not isinstance(image, ImageInput):
         raise PrepareError("this model reads images, and the record holds text", where="$")
@@ -44,10 +69,15 @@ def read_pixels(request: InferenceRequest, spec: ImageSpec, images: ImageSetting
         data = read_dataref(image.dataref, images.dataref_roots, images.max_bytes)
     if len(data) > images.max_bytes:
         raise PrepareError(f"the image has {len(data)} bytes, more than images.max_bytes = {images.max_bytes}")
-    return decode_image(data, spec, images.max_pixels)
+    return decode_view(data, spec, images.max_pixels)
 
 
 def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> Pixels:
+    """The pixels of :func:`decode_view`, uint8 [height, width, channels]. Raises PrepareError."""
+    return decode_view(data, spec, max_pixels).pixels
+
+
+def decode_view(data: bytes, spec: ImageSpec, max_pixels: int) -> View:
     """Decode, turn upright (EXIF), flatten on white, resize and, unless it is to be stretched, cut out the centre.
 
     Animated images give their first frame; 16-bit greys are scaled to 8 bits.
@@ -57,16 +87,14 @@ def decode_image(data: bytes, spec: ImageSpec, max_pixels: int) -> Pixels:
         spec: the size, channels and interpolation that the model wants.
         max_pixels: images with more are refused, from their header alone.
 
-    Returns:
-        uint8 [height, width, channels].
-
     Raises:
         PrepareError: the bytes are no such image, are damaged or cut off, or have too many pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, max_pixels)
-            return _pixels(_upright(_loaded(image, spec)), spec)
+            size = image.size  # before a JPEG is decoded at a fraction of it
+            return _view(*_upright(_loaded(image, spec)), size, spec)
     except PrepareError:
         raise
     except UnidentifiedImageError as error:
@@ -91,18 +119,26 @@ def _loaded(image: Image.Image, spec: ImageSpec) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image turned as EXIF says, and whether that has swapped its sides."""
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image), image.getexif().get(ORIENTATION) in SIDEWAYS
     except Exception:
-        return image
+        return image, False
 
 
-def _pixels(image: Image.Image, spec: ImageSpec) -> Pixels:
+def _view(image: Image.Image, swapped: bool, size: tuple[int, int], spec: ImageSpec) -> View:
     box = _centre_box(image.size, spec)
     flat = _flatten(image, "L" if spec.channels == 1 else "RGB")
     small = flat.resize((spec.width, spec.height), RESAMPLING[spec.interpolation], box=box)
-    return np.asarray(small, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
+    width, height = size[::-1] if swapped else size
+    x, y = width / image.width, height / image.height
+    return View(
+        pixels=np.asarray(small, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels),
+        width=width,
+        height=height,
+        box=(box[0] * x, box[1] * y, box[2] * x, box[3] * y),
+    )
 
 
 def _centre_box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, float, float]:

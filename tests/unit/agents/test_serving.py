@@ -36,7 +36,7 @@ def make_server(engine: FailingEngine, route: Route) -> Server:
 async def test_an_error_has_the_id_of_the_answer_that_its_model_would_have_given(
     model: ModelInfo | None, digest: str
 ) -> None:
-    route = Route(Decoder(default_task="text-generation", max_bytes=1_000), "results")
+    route = Route(Decoder("prompts", max_bytes=1_000), "results")
     server = Server(
         FailingEngine(model), {"prompts": route}, dead_letters="dead-letters", worker="w", max_letter_bytes=10_000
     )
@@ -48,7 +48,7 @@ async def test_an_error_has_the_id_of_the_answer_that_its_model_would_have_given
 
 
 async def test_a_dead_letter_too_large_for_its_topic_keeps_the_reason_and_the_digest_of_its_value() -> None:
-    route = Route(Decoder(default_task="text-generation", max_bytes=1_000), "results")
+    route = Route(Decoder("prompts", max_bytes=1_000), "results")
     server = Server(
         FailingEngine(None), {"prompts": route}, dead_letters="letters", worker="w", max_letter_bytes=20_000
     )
@@ -62,7 +62,7 @@ async def test_a_dead_letter_too_large_for_its_topic_keeps_the_reason_and_the_di
 
 
 async def test_a_record_whose_headers_cannot_be_read_gets_an_error_of_its_own() -> None:
-    route = Route(Decoder(default_task="text-generation", max_bytes=1_000), "results")
+    route = Route(Decoder("prompts", max_bytes=1_000), "results")
     server = Server(
         FailingEngine(None), {"prompts": route}, dead_letters="letters", worker="w", max_letter_bytes=20_000
     )

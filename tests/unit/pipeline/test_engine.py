@@ -329,7 +329,7 @@ async def test_an_unexpected_failure_of_preparing_is_the_records_alone(
     start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = await start_engine()
-    monkeypatch.setattr("pipeline.tasks.pixels.decode_image", lambda *_: 1 // 0)
+    monkeypatch.setattr("pipeline.tasks.pixels.decode_view", lambda *_: 1 // 0)
     with pytest.raises(RecordError, match="ZeroDivisionError"):
         await engine.submit(image_request())
     assert text(await engine.submit(text_request("on"))) == "on"

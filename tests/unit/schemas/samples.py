@@ -36,14 +36,14 @@ def record(value: bytes | None, headers: Headers | None = None, *, topic: str = 
 def decode_prompt(
     value: bytes | None, headers: Headers | None = None, registry: RegistryDecoder | None = None
 ) -> InferenceRequest:
-    decoder = Decoder(default_task="text-generation", registry=registry, max_bytes=MAX_BYTES)
+    decoder = Decoder("prompts", registry=registry, max_bytes=MAX_BYTES)
     return decoder.decode(record(value, headers))
 
 
 def decode_image(
     value: bytes | None, headers: Headers | None = None, registry: RegistryDecoder | None = None
 ) -> InferenceRequest:
-    decoder = Decoder(default_task="image-classification", registry=registry, max_bytes=MAX_BYTES)
+    decoder = Decoder("images", registry=registry, max_bytes=MAX_BYTES)
     return decoder.decode(record(value, headers, topic="inference.images"))
 
 

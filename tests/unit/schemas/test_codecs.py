@@ -7,8 +7,9 @@ import pytest
 
 from schemas.errors import DecodeError, RecordError, ValidationError
 from schemas.limits import MAX_KEY_BYTES
-from schemas.messages import ChatMessage, Source
+from schemas.messages import ChatMessage, Source, Task
 from schemas.records import RawRecord
+from schemas.tasks import TASKS
 from tests.unit.schemas.samples import (
     JPEG,
     MAX_BYTES,
@@ -117,7 +118,7 @@ def test_text_that_looks_like_json_is_a_prompt_when_it_is_declared_as_text() -> 
 def test_a_bare_image_is_told_by_its_bytes_whatever_was_declared(data: bytes, media_type: str) -> None:
     for headers in ({}, {"content-type": b"image/gif"}, {"content-type": b"application/octet-stream"}):
         sent = image(decode_image(data, headers))
-        assert (sent.data, sent.content_type, sent.top_k) == (data, media_type, 5)
+        assert (sent.data, sent.content_type, sent.top_k) == (data, media_type, None)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,19 @@ def test_a_bad_prompt_record_is_refused_with_what_and_where(
         (b'{"top_k": 3}', {}, ValidationError, "$", "none is given"),
         (json.dumps({"image": PNG_BASE64, "dataref": "x"}).encode(), {}, ValidationError, "$", "both are given"),
         (json.dumps({"image": PNG_BASE64, "top_k": 0}).encode(), {}, ValidationError, "$.top_k", ">= 1, got 0"),
-        (b'{"prompt": "x"}', {}, ValidationError, "$.prompt", "unknown field 'prompt'"),
+        (b'{"messages": []}', {}, ValidationError, "$.messages", "unknown field 'messages'"),
+        (b'{"threshold": 1.5}', {}, ValidationError, "$.threshold", "<= 1.0, got 1.5"),
+        (b'{"candidate_labels": [""]}', {}, ValidationError, "$.candidate_labels[0]", ">= 1"),
+        (
+            json.dumps({"candidate_labels": ["a"] * 1_001}).encode(),
+            {},
+            ValidationError,
+            "$.candidate_labels",
+            "<= 1000",
+        ),
+        (b'{"hypothesis_template": "a photo"}', {}, ValidationError, "$.hypothesis_template", "has no '{}'"),
+        (b'{"max_tokens": 0}', {}, ValidationError, "$.max_tokens", ">= 1, got 0"),
+        (b'{"task": "text-generation"}', {}, ValidationError, "$.task", "does not belong on inference.images"),
         (None, {}, DecodeError, "value", "tombstone"),
         (b"", {}, DecodeError, "value", "is empty"),
         (b"<svg/>", {"content-type": b"application/xml"}, DecodeError, "header content-type", "'application/xml'"),
@@ -231,6 +244,47 @@ def test_a_bad_image_record_is_refused_with_what_and_where(
     assert said in error.message
 
 
+def test_what_is_asked_about_an_image_is_read_with_its_types() -> None:
+    body = {
+        "image": PNG_BASE64,
+        "task": "zero-shot-image-classification",
+        "candidate_labels": ["a cat", "a dog"],
+        "hypothesis_template": "a sketch of {}",
+        "threshold": 0.25,
+        "prompt": "What is this?",
+        "max_tokens": 7,
+        "stop": "END",
+        "stream": True,
+    }
+    request = decode_image(json.dumps(body).encode())
+    asked = image(request)
+    assert request.task == "zero-shot-image-classification"
+    assert (asked.candidate_labels, asked.hypothesis_template) == (("a cat", "a dog"), "a sketch of {}")
+    assert (asked.threshold, asked.prompt, asked.max_tokens) == (0.25, "What is this?", 7)
+    assert (asked.stop, asked.stream, asked.top_k) == (("END",), True, None)
+
+
+@pytest.mark.parametrize("task", TASKS["prompts"])
+def test_a_prompt_may_ask_for_every_task_that_reads_text(task: Task) -> None:
+    request = decode_prompt(json.dumps({"prompt": "x", "task": task, "top_k": 2}).encode())
+    assert (request.task, text(request).top_k) == (task, 2)
+
+
+@pytest.mark.parametrize("task", TASKS["images"])
+def test_an_image_may_ask_for_every_task_that_reads_images(task: Task) -> None:
+    assert decode_image(PNG, {"task": task.encode()}).task == task
+
+
+def test_a_record_that_names_a_model_alone_leaves_the_task_to_it() -> None:
+    assert decode_prompt(b'{"prompt": "x", "model": "minilm"}').task is None
+    assert decode_image(PNG, {"model": b"clip"}).task is None
+
+
+def test_a_record_that_names_neither_asks_for_its_topics_default() -> None:
+    assert decode_prompt(b"x").task == "text-generation"
+    assert decode_image(PNG).task == "image-classification"
+
+
 def test_a_value_over_the_bound_is_refused_unread() -> None:
     error = refusal(decode_image, JPEG + bytes(30_000_000))
     assert isinstance(error, ValidationError)
@@ -241,7 +295,7 @@ def test_a_key_over_the_bound_is_refused() -> None:
     from schemas.codecs import Decoder
 
     long_key = RawRecord(topic="t", partition=0, offset=0, value=b"x", key=bytes(MAX_KEY_BYTES + 1))
-    decoder = Decoder(default_task="text-generation", max_bytes=10)
+    decoder = Decoder("prompts", max_bytes=10)
     assert refusal(decoder.decode, long_key).where == "key"
 
 

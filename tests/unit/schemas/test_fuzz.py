@@ -15,19 +15,19 @@ from schemas.codecs import Decoder
 from schemas.dead_letters import dead_letter
 from schemas.errors import RecordError
 from schemas.generate import documents
-from schemas.messages import InferenceRequest, Task
+from schemas.messages import InferenceRequest
 from schemas.outcomes import decode_outcome, encode_outcome, error_outcome
 from schemas.records import RawRecord
 from schemas.registry import ConfluentRegistry, FakeRegistry
+from schemas.tasks import TASKS
 from tests.unit.schemas.samples import JPEG, PNG, PNG_BASE64, WEBP
 
-TASKS: list[Task] = ["text-generation", "image-classification"]
 REGISTRY = ConfluentRegistry("mock://fuzz")
-for schema, kind in (("avro/prompt-request.avsc", "AVRO"), ("json/request.schema.json", "JSON")):
-    REGISTRY.client.register_schema(schema, Schema(documents()[schema], kind))
+for schema, form in (("avro/prompt-request.avsc", "AVRO"), ("json/request.schema.json", "JSON")):
+    REGISTRY.client.register_schema(schema, Schema(documents()[schema], form))
 DECODERS = [
-    Decoder(default_task=task, registry=registry, max_bytes=2_000)
-    for task in TASKS
+    Decoder(kind, registry=registry, max_bytes=2_000)
+    for kind in TASKS
     for registry in (None, FakeRegistry({1: "Ask", 2: "Answer"}), REGISTRY)
 ]
 FIELDS = [
