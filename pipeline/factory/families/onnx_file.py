@@ -1,0 +1,160 @@
+"""An ONNX file that somebody exported: an image classifier, a text classifier, or embeddings of texts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from msgspec.structs import replace
+
+from pipeline.errors import ModelError
+from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.onnx_check import read_graph
+from pipeline.factory.onnx_image import adapt_classifier, is_image_input
+from pipeline.factory.onnx_text import IDS, MASK, NAMES, adapt_encoder
+from pipeline.factory.onnx_trial import check_rows
+from pipeline.models.card import EncoderSpec, ImageSpec, ModelCard, Variant
+from pipeline.models.cardfile import sha256_of
+from pipeline.runtime.huggingface import open_tokenizer
+from pipeline.tasks.labels import read_labels
+from schemas.messages import Task
+
+__all__ = ["FAMILY"]
+
+GRAPH, LABELS, TOKENIZER = "fp32.onnx", "labels.txt", "tokenizer.json"
+MAX_LENGTH, TRIAL_LENGTH = 512, 16
+TEXTS = ("The first of three texts.", "Another one", "And a third, which says the most of all of them.")
+
+
+def _build(source: Source, bench: Workbench) -> ModelCard:
+    model = read_graph(_path(source))
+    task = source.task or _guess(model, source.origin)
+    image = _build_image(model, source, bench) if task == "image-classification" else None
+    encoder = _build_text(model, source, bench, task) if image is None else None
+    beside = [name for name in (LABELS, TOKENIZER) if (bench.folder / name).exists()]
+    return ModelCard(
+        name=bench.name,
+        version=bench.version,
+        task=task,
+        description=f"The ONNX file {_path(source).name}.",
+        license=source.license,
+        source=source.origin,
+        variants={"fp32": Variant(file=GRAPH, sha256=sha256_of(bench.folder / GRAPH), method="as exported")},
+        image=image,
+        encoder=encoder,
+        files={name: sha256_of(bench.folder / name) for name in beside},
+    )
+
+
+def _guess(model: onnx.ModelProto, where: str) -> Task:
+    """What the names of inputs and outputs say that it is for. Raises ModelError."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    outputs = {value.name for value in model.graph.output}
+    if len(inputs) == 1 and is_image_input(inputs[0]):
+        return "image-classification"
+    found = [task for task, names in NAMES.items() if outputs & set(names)]
+    if IDS in {value.name for value in inputs} and len(found) == 1:
+        return found[0]
+    raise ModelError(
+        f"{where}: its inputs ({', '.join(value.name for value in inputs)}) and outputs ({', '.join(sorted(outputs))}) "
+        f"do not tell what it is for. Say it: --task {' or '.join(FAMILY.tasks)}."
+    )
+
+
+def _build_image(model: onnx.ModelProto, source: Source, bench: Workbench) -> ImageSpec:
+    image = adapt_classifier(model, source)
+    labels = _write_labels(source, bench)
+    onnx.save(model, bench.folder / GRAPH)
+    shape = (len(TEXTS), image.height, image.width, image.channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    classes = check_rows(bench.folder / GRAPH, {"pixels": pixels}, "logits", source.origin)
+    _check_labels(labels, classes, source.origin)
+    return replace(image, labels=LABELS)
+
+
+def _build_text(model: onnx.ModelProto, source: Source, bench: Workbench, task: Task) -> EncoderSpec:
+    labels = _write_labels(source, bench) if task == "text-classification" else ()
+    spec = _encoder_spec(source, bench)
+    adapt_encoder(model, source.origin, task)
+    onnx.save(model, bench.folder / GRAPH)
+    size = check_rows(bench.folder / GRAPH, _token_feeds(bench.folder / TOKENIZER), NAMES[task][0], source.origin)
+    if task == "embeddings":
+        return replace(spec, dimensions=size)
+    _check_labels(labels, size, source.origin)
+    return replace(spec, labels=LABELS)
+
+
+def _token_feeds(tokenizer: Path) -> dict[str, Any]:
+    codec = open_tokenizer(tokenizer)
+    texts = [codec.encode_whole(text)[:TRIAL_LENGTH] for text in TEXTS]
+    ids, mask = np.zeros((2, len(texts), TRIAL_LENGTH), np.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = text, 1
+    return {IDS: ids, MASK: mask}
+
+
+def _encoder_spec(source: Source, bench: Workbench) -> EncoderSpec:
+    """Copy the tokenizer to the workbench; how long its texts may be, as the files beside the graph say."""
+    folder = _path(source).parent
+    tokenizer = source.hints.tokenizer or folder / TOKENIZER
+    if not tokenizer.is_file():
+        raise ModelError(f"{source.origin}: there is no {tokenizer}. Give the model's tokenizer.json with --tokenizer.")
+    open_tokenizer(tokenizer)
+    shutil.copyfile(tokenizer, bench.folder / TOKENIZER)
+    asked = [
+        _json(folder / "tokenizer_config.json").get("model_max_length"),
+        _json(folder / "config.json").get("max_position_embeddings"),
+    ]
+    lengths = [length for length in asked if isinstance(length, int) and length > 0]
+    padding = _json(folder / "config.json").get("pad_token_id")
+    return EncoderSpec(
+        tokenizer=TOKENIZER,
+        max_length=min([*lengths, MAX_LENGTH]),
+        pad_token_id=padding if isinstance(padding, int) else 0,
+    )
+
+
+def _write_labels(source: Source, bench: Workbench) -> tuple[str, ...]:
+    """The classes' names, as the user or the ``config.json`` beside the graph says; written to the workbench."""
+    named = _json(_path(source).parent / "config.json").get("id2label")
+    if source.hints.labels is not None:
+        labels = read_labels(source.hints.labels)
+    elif isinstance(named, dict) and named:
+        labels = tuple(str(named.get(str(index), index)) for index in range(len(named)))
+    else:
+        raise ModelError(f"{source.origin}: nobody says what its classes are called. Give --labels FILE, one a line.")
+    (bench.folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
+    return labels
+
+
+def _check_labels(labels: tuple[str, ...], classes: int, where: str) -> None:
+    if len(labels) != classes:
+        raise ModelError(f"{where}: it tells {classes} classes apart, and there are {len(labels)} labels.")
+
+
+def _path(source: Source) -> Path:
+    if source.path is None:
+        raise ModelError(f"{source.origin}: there is no file to build from.")
+    return source.path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in ``path``; empty where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+FAMILY = Family(
+    name="onnx-file",
+    tasks=("image-classification", "text-classification", "embeddings"),
+    accepts=lambda source: source.kind == "onnx",
+    build=_build,
+)

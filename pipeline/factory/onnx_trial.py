@@ -1,0 +1,43 @@
+"""Runs a graph that somebody else exported, to see that a row of a batch does not depend on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ModelError
+from pipeline.runtime.onnx import open_session
+from pipeline.runtime.session import SessionError
+from pipeline.settings import RuntimeSettings
+
+__all__ = ["check_rows"]
+
+# Of outputs of the order of one, in FP32.
+TOLERANCE = 1e-3
+
+
+def check_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str, where: str) -> int:
+    """The size of a row of ``output``, once each row has come out alone as it does among the others.
+
+    Raises:
+        ModelError: the graph does not load or run with several rows and with one, or rows change each other.
+    """
+    session = open_session(graph, RuntimeSettings(provider="cpu"))
+    count = len(next(iter(feeds.values())))
+    try:
+        together = session.run(feeds)[output]
+        alone = [session.run({name: rows[[i]] for name, rows in feeds.items()})[output] for i in range(count)]
+    except SessionError as error:
+        raise ModelError(
+            f"{where}: it does not run with {count} rows and with 1: {error}. Export it with dynamic axes."
+        ) from error
+    if together.ndim != 2 or len(together) != count or not np.allclose(together, np.vstack(alone), atol=TOLERANCE):
+        raise ModelError(
+            f"{where}: in a batch of {count} it gives {output} {together.shape}, not those of each row alone: it "
+            "cannot be served in batches. Export it with dynamic axes."
+        )
+    return int(together.shape[1])
