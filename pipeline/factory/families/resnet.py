@@ -1,0 +1,48 @@
+"""ResNet of Hugging Face: an image classifier made of convolutions, with batch norms folded into these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.factory.export import export_graph, import_framework
+from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.image_card import FP32, image_card, labels_of, pixel_input_of
+from pipeline.factory.pretrained import folder_of, load_pretrained
+from pipeline.models.card import ModelCard
+
+__all__ = ["FAMILY"]
+
+ARCHITECTURES = ("ResNetForImageClassification",)
+
+
+def _build(source: Source, bench: Workbench) -> ModelCard:
+    pixels = pixel_input_of(source, folder_of(source), default_size=224)
+    model = load_pretrained(source)
+    bench.progress("exporting the FP32 graph")
+    export_graph(_logits_of(model), bench.folder / FP32, pixels=pixels, outputs=["logits"])
+    labels = labels_of(source, model.config.num_labels, model.config.id2label)
+    description = f"ResNet of {sum(model.config.depths)} blocks, {len(labels)} classes."
+    return image_card(source, bench, pixels, labels, description=description)
+
+
+def _logits_of(model: Any) -> Any:
+    torch = import_framework("torch")
+
+    class Logits(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, values: Any) -> Any:
+            return self.model(pixel_values=values).logits
+
+    return Logits()
+
+
+FAMILY = Family(
+    name="resnet",
+    tasks=("image-classification",),
+    architectures=ARCHITECTURES,
+    accepts=lambda source: source.architecture in ARCHITECTURES,
+    build=_build,
+)
