@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 from typing import Any
 
@@ -136,3 +137,45 @@ def test_every_cut_of_a_file_is_an_error_and_never_a_wrong_answer() -> None:
 def test_another_magic_number_is_refused() -> None:
     with pytest.raises(ModelError, match=r"format before 1\.6"):
         read_state_dict(saved({}, [], magic=1))
+
+
+def zipped(
+    thing: Any, storages: list[Storage], compression: int = zipfile.ZIP_STORED, byteorder: str = "little"
+) -> bytes:
+    pickled, file = io.BytesIO(), io.BytesIO()
+    ZipWriter(pickled, protocol=2).dump(thing)
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("model/data.pkl", pickled.getvalue())
+        archive.writestr("model/byteorder", byteorder)
+        for item in storages:
+            archive.writestr(f"model/data/{item.key}", item.values.tobytes())
+    return file.getvalue()
+
+
+class ZipWriter(pickle.Pickler):
+    def persistent_id(self, thing: Any) -> Any:
+        return ("storage", thing.kind, thing.key, "cpu", len(thing.values)) if isinstance(thing, Storage) else None
+
+
+def test_archives_of_today_are_read_too_and_whole_checkpoints_give_their_weights() -> None:
+    numbers = storage("0", np.arange(6, dtype="<f4"))
+    weights = {"matrix": Tensor(numbers, (2, 3), (3, 1))}
+    for thing in (weights, {"epoch": 3, "state_dict": weights}, {"model": weights, "optimizer": {"lr": [0.1]}}):
+        np.testing.assert_array_equal(read_state_dict(zipped(thing, [numbers]))["matrix"], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_an_archive_is_held_to_the_same_rules() -> None:
+    numbers = storage("0", np.arange(6, dtype="<f4"))
+    weights = {"matrix": Tensor(numbers, (2, 3), (3, 1))}
+    with pytest.raises(ModelError, match=r"print, which is no tensor"):
+        read_state_dict(zipped({"matrix": Evil()}, []))
+    with pytest.raises(ModelError, match="compressed"):
+        read_state_dict(zipped(weights, [numbers], zipfile.ZIP_DEFLATED))
+    with pytest.raises(ModelError, match="big endian"):
+        read_state_dict(zipped(weights, [numbers], byteorder="big"))
+    with pytest.raises(ModelError, match="damaged"):
+        read_state_dict(zipped(weights, []))
+    short = storage("0", np.arange(5, dtype="<f4"))
+    short_file = zipped({"matrix": Tensor(numbers, (2, 3), (3, 1))}, [short])
+    with pytest.raises(ModelError, match="cut off in storage 0"):
+        read_state_dict(short_file)
