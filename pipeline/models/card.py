@@ -25,7 +25,9 @@ Contract of the graphs (``N`` is the batch and ``S`` the padded length, free in 
     out ``logits`` float32 [N, classes].
 
 ``embeddings`` of texts
-    in as above; out ``embedding`` float32 [N, dimensions] of unit length, pooling included.
+    in as above; out ``embedding`` float32 [N, dimensions] of unit length, pooling included. A mean over the tokens is
+    a MatMul by the mask: ONNX Runtime's ReduceSum and ReduceMean over the middle axis add up those of one text in
+    another order than those of two, so its result would depend on its company.
 
 ``zero-shot-image-classification``, which does ``embeddings`` of texts and of images too
     the image's graph: in ``pixels``, out ``embedding`` float32 [N, dimensions] of unit length;
