@@ -9,11 +9,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
+from pipeline.models.card import (
+    DetectionSpec,
+    EncoderSpec,
+    GraphFile,
+    ImageSpec,
+    ModelCard,
+    TextSpec,
+    Variant,
+    ZeroShotSpec,
+)
 from pipeline.models.store import ServedModel
 from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits, SessionError
+from schemas.messages import Task
 
-__all__ = ["FakeBackend", "FakeDecoder", "FakeSession", "FakeTokenizer", "fake_classifier", "fake_generator"]
+__all__ = [
+    "FakeBackend",
+    "FakeDecoder",
+    "FakeSession",
+    "FakeTokenizer",
+    "fake_classifier",
+    "fake_detector",
+    "fake_embedder",
+    "fake_generator",
+    "fake_text_classifier",
+    "fake_zero_shot",
+]
 
 END_OF_PROMPT, END_OF_TEXT, VOCABULARY = 256, 257, 258
 Fault = Callable[[npt.NDArray[Any]], bool]
@@ -24,11 +45,14 @@ def _never(_: npt.NDArray[Any]) -> bool:
 
 
 class FakeSession:
-    """Classifies an image by its first pixel's first channel: that class (modulo their number) scores 1, others 0.
+    """A graph of any task without state. It sees in a record its first pixel's first channel, or its first token.
+
+    That number, modulo ``classes``, is the class that scores 1 while the others score 0, and the axis of the embedding.
+    A detector sees that class twice in the middle of an image, with the scores 1 and 0.5.
 
     Args:
-        classes: how many there are.
-        fault: given the batch's pixels, whether the run fails.
+        classes: how many there are, and how many dimensions.
+        fault: given the batch's pixels or token ids, whether the run fails.
     """
 
     provider = "cpu"
@@ -38,12 +62,18 @@ class FakeSession:
         self._fault = fault
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
-        """``logits`` float32 [N, classes]."""
-        pixels = feeds["pixels"]
-        if self._fault(pixels):
+        """``logits`` and ``embedding`` float32 [N, classes]; ``scores`` [N, 2, classes] and ``boxes`` [N, 2, 4]."""
+        inputs = feeds["pixels"] if "pixels" in feeds else feeds["input_ids"]
+        if self._fault(inputs):
             raise SessionError("the fake session was told to fail")
-        first = pixels.reshape(len(pixels), -1)[:, 0]
-        return {"logits": np.eye(self._classes, dtype=np.float32)[first % self._classes]}
+        first = inputs.reshape(len(inputs), -1)[:, 0]
+        seen = np.eye(self._classes, dtype=np.float32)[first % self._classes]
+        return {
+            "logits": seen,
+            "embedding": seen,
+            "scores": np.stack([seen, seen / 2], axis=1),
+            "boxes": np.tile(np.array([0.25, 0.25, 0.75, 0.75], np.float32), (len(inputs), 2, 1)),
+        }
 
 
 class FakeDecoder:
@@ -60,14 +90,16 @@ class FakeDecoder:
         self._cache = np.full((layout.slots, layout.max_length), -1, np.int64)
         self._fault = fault
 
-    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
-        """Float32 [N, 258]."""
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
+        """Float32 [N, 258]. Where a row of an image is not zero, its first number is what it reads, as a token."""
         count, size = input_ids.shape
         if count > 1 and size > 1:
             raise SessionError(f"{size} tokens at once need one slot, not {count}")
         if self._fault(input_ids):
             raise SessionError("the fake decoder was told to fail")
-        for row, (ids, length) in enumerate(zip(input_ids, lengths, strict=True)):
+        seen = np.zeros_like(input_ids) if image_embeds is None else image_embeds[..., 0].astype(np.int64)
+        read = np.where(seen, seen, input_ids)
+        for row, (ids, length) in enumerate(zip(read, lengths, strict=True)):
             self._cache[first + row, length : length + size] = ids
         ends = lengths + size
         following = [_echo(self._cache[first + row, :end]) for row, end in enumerate(ends)]
@@ -110,7 +142,7 @@ class FakeBackend:
     """Opens fakes, whatever the file holds.
 
     Args:
-        classes: how many labels the classifiers have.
+        classes: how many labels and dimensions the models have.
         fault: passed to every session and decoder.
     """
 
@@ -119,7 +151,7 @@ class FakeBackend:
         self._fault = fault
 
     def open_session(self, path: Path) -> FakeSession:  # noqa: ARG002
-        """A classifier."""
+        """A graph of whatever task."""
         return FakeSession(self._classes, self._fault)
 
     def open_decoder(self, path: Path, layout: CacheLayout) -> FakeDecoder:  # noqa: ARG002
@@ -133,19 +165,7 @@ class FakeBackend:
 
 def fake_classifier(folder: Path, classes: int = 10) -> ServedModel:
     """A model for :class:`FakeBackend`: 8 x 8 grey pixels; labels ``0``, ``1`` ... are written to ``folder``."""
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in range(classes)), encoding="utf-8")
-    image = ImageSpec(height=8, width=8, channels=1, resize=8, labels="labels.txt")
-    card = ModelCard(
-        name="fake-images",
-        version="1",
-        task="image-classification",
-        description="Classifies an image by its first pixel.",
-        license="Apache-2.0",
-        source="pipeline.runtime.fakes",
-        variants={"int8": Variant(file="int8.onnx", sha256="0" * 64)},
-        image=image,
-    )
-    return ServedModel(card=card, folder=folder)
+    return _model(folder, "fake-images", "image-classification", "0", image=_image(_labels(folder, classes)))
 
 
 def fake_generator(folder: Path, max_length: int = 256) -> ServedModel:
@@ -161,14 +181,56 @@ def fake_generator(folder: Path, max_length: int = 256) -> ServedModel:
         eos_token_ids=(END_OF_TEXT,),
         chat_template="chat_template.jinja",
     )
+    return _model(folder, "fake-text", "text-generation", "1", text=text)
+
+
+def fake_text_classifier(folder: Path, classes: int = 10, max_length: int = 64) -> ServedModel:
+    """A model for :class:`FakeBackend`: a text's class is its first byte, modulo ``classes``. Labels as above."""
+    encoder = EncoderSpec(tokenizer="tokenizer.json", max_length=max_length, labels=_labels(folder, classes))
+    return _model(folder, "fake-topics", "text-classification", "2", encoder=encoder)
+
+
+def fake_embedder(folder: Path, max_length: int = 64) -> ServedModel:
+    """A model for :class:`FakeBackend`: the first byte of a text is the axis along which it lies."""
+    encoder = EncoderSpec(tokenizer="tokenizer.json", max_length=max_length)
+    return _model(folder, "fake-vectors", "embeddings", "3", encoder=encoder)
+
+
+def fake_detector(folder: Path, classes: int = 10) -> ServedModel:
+    """A model for :class:`FakeBackend`: it sees the class of the first pixel in the middle. Labels as above."""
+    image = _image(_labels(folder, classes))
+    return _model(folder, "fake-objects", "object-detection", "4", image=image, detection=DetectionSpec(threshold=0.75))
+
+
+def fake_zero_shot(folder: Path, max_length: int = 64) -> ServedModel:
+    """A model for :class:`FakeBackend`: an image is the label whose first byte is its first pixel, modulo 10."""
+    encoder = EncoderSpec(tokenizer="tokenizer.json", max_length=max_length)
+    zero_shot = ZeroShotSpec(logit_scale=10.0, template="{}")
+    task: Task = "zero-shot-image-classification"
+    return _model(folder, "fake-captions", task, "5", image=_image(None), encoder=encoder, zero_shot=zero_shot)
+
+
+def _model(folder: Path, name: str, task: Task, digit: str, **specs: Any) -> ServedModel:
+    """A served model whose digests are made of ``digit``."""
+    parts = {"text": GraphFile(file="text.onnx", sha256=digit * 64)} if "zero_shot" in specs else {}
     card = ModelCard(
-        name="fake-text",
+        name=name,
         version="1",
-        task="text-generation",
-        description="Echoes the prompt.",
+        task=task,
+        description="A fake.",
         license="Apache-2.0",
         source="pipeline.runtime.fakes",
-        variants={"int8": Variant(file="int8.onnx", sha256="1" * 64)},
-        text=text,
+        variants={"int8": Variant(file="int8.onnx", sha256=digit * 64, parts=parts)},
+        **specs,
     )
     return ServedModel(card=card, folder=folder)
+
+
+def _image(labels: str | None) -> ImageSpec:
+    return ImageSpec(height=8, width=8, channels=1, resize=8, labels=labels)
+
+
+def _labels(folder: Path, classes: int) -> str:
+    """Write the labels; their file's name."""
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in range(classes)), encoding="utf-8")
+    return "labels.txt"

@@ -145,7 +145,8 @@ async def test_an_image_above_the_byte_bound_is_refused(start_engine: StartEngin
     [
         ({"model": "gpt-9"}, r"'gpt-9' is not served here. Served: fake-images@1 \(image-classification\)"),
         ({"model": "fake-images", "model_version": "2"}, "version '2' of fake-images"),
-        ({"model": "fake-text"}, "'fake-text' for image-classification"),
+        ({"model": "fake-text"}, "'fake-text' does not take images. Send prompts to it"),
+        ({"task": "object-detection"}, "any model for object-detection of images is not served"),
     ],
 )
 async def test_an_unknown_model_is_refused_with_what_is_served(
