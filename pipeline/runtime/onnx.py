@@ -33,6 +33,7 @@ __all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
 LOG = logging.getLogger(__name__)
 DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 KEPT_BINDINGS = 64
+IMAGE = "image_embeds"
 Device = Literal["cpu", "cuda"]
 PROVIDERS: dict[Device, list[Any]] = {
     "cpu": ["CPUExecutionProvider"],
@@ -114,8 +115,10 @@ class OnnxDecoder:
         logits = next(node for node in session.get_outputs() if node.name == "logits")
         self._logits = np.empty((layout.slots, layout.vocabulary), DTYPES[logits.type])
         self._bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        image = next((node for node in session.get_inputs() if node.name == IMAGE), None)
+        self._image = None if image is None else (int(image.shape[-1]), DTYPES[image.type])
 
-    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
         """Append tokens to slots and predict what follows; see :class:`pipeline.runtime.session.DecoderSession`."""
         count, size = input_ids.shape
         ends = (lengths + size - 1).astype(np.int32)
@@ -125,10 +128,19 @@ class OnnxDecoder:
             binding.bind_cpu_input("seqlens_k", ends)
             binding.bind_cpu_input("total_sequence_length", np.array(ends.max() + 1, np.int32))
             binding.bind_cpu_input("logits_at", np.full(count, size - 1, np.int64))
+            if (image := self._image_rows(count, size, image_embeds)) is not None:
+                binding.bind_cpu_input(IMAGE, image)
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
             raise SessionError(_reason(error)) from error
         return np.asarray(self._logits[:count], np.float32)
+
+    def _image_rows(self, count: int, size: int, given: Floats | None) -> npt.NDArray[Any] | None:
+        """What the graph's input takes: [count, size, hidden] of its type, or ``None`` where it has none."""
+        if self._image is None:
+            return given
+        hidden, dtype = self._image
+        return np.zeros((count, size, hidden), dtype) if given is None else np.ascontiguousarray(given, dtype)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one slot over another. Raises SessionError."""

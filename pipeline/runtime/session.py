@@ -64,7 +64,7 @@ class DecoderSession(Protocol):
     def provider(self) -> str:
         """The device it runs on: ``cpu`` or ``cuda``."""
 
-    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
         """Append tokens to the slots ``first`` to ``first + N - 1`` and predict what follows.
 
         A step may be repeated: the same tokens at the same lengths leave the same cache.
@@ -73,6 +73,8 @@ class DecoderSession(Protocol):
             first: the first slot of the range.
             input_ids: int64 [N, S]; ``S`` above 1 requires ``N`` = 1.
             lengths: int64 [N], the tokens that each slot holds before this step.
+            image_embeds: float32 [N, S, hidden], what a decoder that reads images reads where ``input_ids`` are the
+                image's token; ``None`` is zero.
 
         Returns:
             float32 [N, vocabulary], the logits after the last token; valid until the next step.

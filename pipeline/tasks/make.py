@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.models.card import DetectionSpec, EncoderSpec, ImageSpec, ModelCard, VariantName, ZeroShotSpec
+from pipeline.models.card import (
+    DetectionSpec,
+    EncoderSpec,
+    ImageSpec,
+    ModelCard,
+    TextSpec,
+    VariantName,
+    VisionSpec,
+    ZeroShotSpec,
+)
 from pipeline.models.store import ServedModel
 from pipeline.runtime.session import Backend
 from pipeline.settings import Settings
@@ -15,6 +24,7 @@ from pipeline.tasks.classification import ImageClassification
 from pipeline.tasks.detection import ObjectDetection
 from pipeline.tasks.embeddings import TextEmbeddings
 from pipeline.tasks.generation import TextGeneration
+from pipeline.tasks.image_to_text import ImageToText
 from pipeline.tasks.task import ModelTask, StepObserver
 from pipeline.tasks.text_classification import TextClassification
 from pipeline.tasks.zero_shot import ZeroShot
@@ -26,10 +36,24 @@ def make_task(
     model: ServedModel, variant: VariantName, settings: Settings, backend: Backend, observe: StepObserver
 ) -> ModelTask[Any]:
     """The task of ``model``, not opened yet. Raises ModelError for a card that does not fit its task."""
-    card, folder = model.card, model.folder
-    if card.task == "text-generation" and card.text is not None:
-        chosen = card.variants[variant]
-        return TextGeneration(folder / chosen.file, chosen.digest, folder, card.text, settings, backend, observe)
+    folder, path, digest = model.folder, model.path(variant), model.card.variants[variant].digest
+    match model.card:
+        case ModelCard(task="text-generation", text=TextSpec() as text):
+            return TextGeneration(path, digest, folder, text, settings, backend, observe)
+        case ModelCard(
+            task="image-to-text", text=TextSpec() as text, image=ImageSpec() as image, vision=VisionSpec() as vision
+        ):
+            return ImageToText(
+                path,
+                _part(model, variant, "vision"),
+                digest,
+                text=text,
+                image=image,
+                vision=vision,
+                settings=settings,
+                backend=backend,
+                observe=observe,
+            )
     return BatchTask(
         model.spec, batch_model(model, variant, settings, backend), settings.batching.max_batch_size, observe
     )

@@ -8,9 +8,9 @@ model reads, and writing it means writing its template.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -53,21 +53,32 @@ class PromptReader:
         Raises:
             PrepareError: there is a conversation but no chat template, the template refuses it, or it is too long.
         """
-        where = "$.prompt" if text.prompt is not None else "$.messages"
-        prompt = self._render(text) if text.prompt is None else text.prompt
-        if len(prompt) > self._capacity * MAX_TOKEN_CHARS:
-            raise self._too_long(f"{len(prompt)} characters", where)
-        parts = prompt.split(CUT) if text.prompt is None else [prompt]
-        ids = [token for part in parts for token in self._codec.encode(part)]
-        if text.prompt is not None and self._spec.bos_token_id is not None:
-            ids = [self._spec.bos_token_id, *ids]
-        return self._checked(ids, where)
+        if text.prompt is None:
+            return self.checked(self.encode(self._conversation(text), "$.messages"), "$.messages")
+        self._check_chars(text.prompt, "$.prompt")
+        begin = [] if self._spec.bos_token_id is None else [self._spec.bos_token_id]
+        return self.checked([*begin, *self._codec.encode(text.prompt)], "$.prompt")
 
-    def _plain(self, content: str) -> str:
-        """``content`` with each special token cut after its first character."""
+    def plain(self, content: str) -> str:
+        """``content`` with each special token cut after its first character, for :meth:`encode` to read as text."""
         return content if self._special is None else self._special.sub(rf"\1{CUT}", content)
 
-    def _checked(self, ids: list[int], where: str) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, Any]], where: str) -> str | None:
+        """What the chat template makes of ``messages``; ``None`` without one. Raises PrepareError if it refuses."""
+        if self._template is None:
+            return None
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
+        except TemplateError as error:
+            raise PrepareError(f"the model's chat template refuses the messages: {error}", where=where) from error
+
+    def encode(self, rendered: str, where: str) -> list[int]:
+        """Token ids of a rendered prompt, where :meth:`plain` parts hold no special tokens. Raises PrepareError."""
+        self._check_chars(rendered, where)
+        return [token for part in rendered.split(CUT) for token in self._codec.encode(part)]
+
+    def checked(self, ids: list[int], where: str) -> list[int]:
+        """``ids``, if a slot has room for them and for an answer. Raises PrepareError."""
         if not ids:
             raise PrepareError("the prompt has no tokens. Send some text.", where=where)
         if len(ids) >= self._capacity:
@@ -76,23 +87,21 @@ class PromptReader:
             raise PrepareError("the tokenizer gave a token that the model does not know", where=where)
         return ids
 
+    def _conversation(self, text: TextInput) -> str:
+        messages = [{"role": message.role, "content": self.plain(message.content)} for message in text.messages]
+        rendered = self.render(messages, "$.messages")
+        return self.plain(_only_message(text)) if rendered is None else rendered
+
+    def _check_chars(self, prompt: str, where: str) -> None:
+        if len(prompt) > self._capacity * MAX_TOKEN_CHARS:
+            raise self._too_long(f"{len(prompt)} characters", where)
+
     def _too_long(self, found: str, where: str) -> PrepareError:
         return PrepareError(
             f"the prompt has {found}, and this model holds {self._capacity} tokens with at least 1 for the answer: "
             f"shorten it to {self._capacity - 1} tokens",
             where=where,
         )
-
-    def _render(self, text: TextInput) -> str:
-        if self._template is None:
-            return self._plain(_only_message(text))
-        messages = [{"role": message.role, "content": self._plain(message.content)} for message in text.messages]
-        try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
-        except TemplateError as error:
-            raise PrepareError(
-                f"the model's chat template refuses the messages: {error}", where="$.messages"
-            ) from error
 
 
 def _beginnings(special_tokens: Sequence[str]) -> re.Pattern[str] | None:
@@ -112,12 +121,16 @@ def _only_message(text: TextInput) -> str:
 
 
 def load_chat_template(file: Path) -> Template:
-    """Compile a chat template as Hugging Face's transformers does: sandboxed, block lines trimmed.
+    """Compile a chat template as Hugging Face's transformers does: sandboxed, block lines trimmed, loops that break.
+
+    It has no clock (``strftime_now``): a record that is read again becomes the same prompt.
 
     Raises:
         ModelError: it cannot be read or has an error.
     """
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals["raise_exception"] = _raise_exception
     try:
         return environment.from_string(file.read_text(encoding="utf-8"))

@@ -5,22 +5,35 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pipeline.runtime.session import Logits, TextCodec
+import numpy as np
+
+from pipeline.runtime.session import Floats, Logits, TextCodec
 from pipeline.tasks.detokenize import PieceDecoder, StopScanner
+from pipeline.tasks.pixels import Pixels
 from pipeline.tasks.sampling import choose_token, generator
 from pipeline.tasks.task import Answer, Job
-from schemas.messages import FinishReason, TextInput, TextOutput, Usage
+from schemas.messages import FinishReason, GenerationOptions, TextOutput, Usage
 
 __all__ = ["Prompt", "TextSequence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A prepared prompt: its tokens, how to go on, and the id that seeds its sampling when the caller gave none."""
+    """A prepared prompt.
+
+    Attributes:
+        tokens: what the model reads.
+        options: how to go on.
+        outcome_id: seeds its sampling when the caller gave no seed.
+        pixels: of its image, if it has one.
+        image_at: which of the tokens is the first that stands for the image.
+    """
 
     tokens: tuple[int, ...]
-    text: TextInput
+    options: GenerationOptions
     outcome_id: str
+    pixels: Pixels | None = None
+    image_at: int = 0
 
 
 class TextSequence:
@@ -31,6 +44,7 @@ class TextSequence:
         codec: the model's tokenizer.
         eos: tokens that end an answer.
         capacity: tokens that a slot holds.
+        image: the rows of its image, float32 [image_tokens, hidden].
 
     Attributes:
         tokens: prompt and answer.
@@ -39,19 +53,22 @@ class TextSequence:
         finish_reason: why the answer is complete; ``None`` while it is not.
     """
 
-    def __init__(self, job: Job[Prompt], codec: TextCodec, eos: Collection[int], capacity: int) -> None:
+    def __init__(
+        self, job: Job[Prompt], codec: TextCodec, eos: Collection[int], capacity: int, image: Floats | None = None
+    ) -> None:
         self.job = job
         self.tokens = list(job.prepared.tokens)
         self.filled = 0
         self.slot = 0
         self.finish_reason: FinishReason | None = None
-        text = job.prepared.text
+        options = job.prepared.options
+        self._image = image
         self._prompt_tokens = len(self.tokens)
-        self._limit = min(text.max_tokens, capacity - self._prompt_tokens)
+        self._limit = min(options.max_tokens, capacity - self._prompt_tokens)
         self._eos = eos
-        self._sampling = (text.temperature, text.top_p, generator(text.seed, job.prepared.outcome_id))
+        self._sampling = (options.temperature, options.top_p, generator(options.seed, job.prepared.outcome_id))
         self._decoder = PieceDecoder(codec.decode)
-        self._scanner = StopScanner(text.stop)
+        self._scanner = StopScanner(options.stop)
         self._said: list[str] = []
         self._steps = 0
         self._mates = 0
@@ -60,6 +77,20 @@ class TextSequence:
     def unread(self) -> int:
         """Tokens that are not in the cache yet; while decoding it is 1."""
         return len(self.tokens) - self.filled
+
+    def image_rows(self, size: int) -> Floats | None:
+        """What stands for the image among the next ``size`` tokens to read: float32 [1, size, hidden], zero elsewhere.
+
+        ``None`` for a text without an image.
+        """
+        if self._image is None:
+            return None
+        rows = np.zeros((1, size, self._image.shape[1]), np.float32)
+        begin = self.job.prepared.image_at - self.filled
+        end = min(begin + len(self._image), size)
+        if begin < size and end > 0:
+            rows[0, max(begin, 0) : end] = self._image[max(-begin, 0) : end - begin]
+        return rows
 
     def append(self, logits: Logits, batch_size: int = 0) -> None:
         """Choose the next token and say what it completes.

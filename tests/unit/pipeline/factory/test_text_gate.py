@@ -19,7 +19,7 @@ class Fixed:
     def __init__(self, *shares: float) -> None:
         self._logits = np.log(np.array(shares, np.float32))
 
-    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
         logits: npt.NDArray[np.float32] = np.tile(self._logits, (len(input_ids), 1))
         return logits
 

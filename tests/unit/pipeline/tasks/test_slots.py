@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.runtime.fakes import FakeTokenizer
-from pipeline.runtime.session import IntArray, Logits, SessionError
+from pipeline.runtime.session import Floats, IntArray, Logits, SessionError
 from pipeline.tasks.sequence import Prompt, TextSequence
 from pipeline.tasks.slots import Slots
 from pipeline.tasks.task import Job
@@ -18,7 +18,7 @@ class Moves:
         self.made: list[tuple[int, int, int]] = []
         self.fails = fails
 
-    def step(self, first: int, input_ids: IntArray, lengths: IntArray) -> Logits:
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
         raise NotImplementedError
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -28,7 +28,7 @@ class Moves:
 
 
 def sequence() -> TextSequence:
-    prompt = Prompt(tokens=(1, 2, 3), text=TextInput(prompt="x"), outcome_id="aa")
+    prompt = Prompt(tokens=(1, 2, 3), options=TextInput(prompt="x"), outcome_id="aa")
     job = Job(ticket=0, request=text_request(), prepared=prompt, weight=3, ready_at=0.0)
     return TextSequence(job, FakeTokenizer(), {9}, 100)
 
