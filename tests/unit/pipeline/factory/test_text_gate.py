@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.factory.text_gate import compare_decoders, gate_texts, greedy
 from pipeline.runtime.fakes import FakeDecoder
-from pipeline.runtime.session import CacheLayout, IntArray, Logits
+from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits
 
 LAYOUT = CacheLayout(layers=1, slots=2, kv_heads=1, max_length=16, head_size=1, vocabulary=3)
 
