@@ -164,7 +164,11 @@ class Tailer:
 
     def rewind(self, records: int) -> None:
         """Start again ``records`` before the end of each partition (or at its beginning)."""
-        self.offsets = {place: max(low, high - records) for place, (low, high) in self.bounds.items()}
+        self.seek({place: max(low, high - records) for place, (low, high) in self.bounds.items()})
+
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        """Read these partitions alone, from these offsets."""
+        self.offsets = dict(offsets)
         self._reader.assign(self.offsets)
 
     def read(self, timeout_s: float, max_records: int = 500) -> list[RawRecord]:

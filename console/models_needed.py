@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
-
-from rich.status import Status
 
 from console.output import Output
+from console.progress import step_progress
 from pipeline.models.store import PULLABLE, list_models
 from pipeline.settings import Settings
 
@@ -40,16 +38,5 @@ def ensure_models(settings: Settings, output: Output) -> None:
 
     for name in missing:
         output.say(f"{name} is not here yet; it is fetched and built once")
-        if output.interactive:
-            with output.people.status(name) as status:
-                pull(name, settings, progress=partial(_spin, status, name))
-        else:
-            pull(name, settings, progress=partial(_say, output, name))
-
-
-def _spin(status: Status, name: str, step: str) -> None:
-    status.update(f"{name}: {step}")
-
-
-def _say(output: Output, name: str, step: str) -> None:
-    output.say(f"{name}: {step}")
+        with step_progress(output, name) as step:
+            pull(name, settings, progress=step)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from console.output import Output
 
-__all__ = ["byte_progress"]
+__all__ = ["byte_progress", "step_progress"]
 
 
 @contextmanager
@@ -39,3 +39,13 @@ def byte_progress(output: Output, what: str) -> Iterator[Callable[[int, int], No
         yield update
     finally:
         bar.stop()
+
+
+@contextmanager
+def step_progress(output: Output, name: str) -> Iterator[Callable[[str], None]]:
+    """A callback of what is being done for ``name``: a spinner on a terminal, one line a step elsewhere."""
+    if not output.interactive:
+        yield lambda step: output.say(f"{name}: {step}")
+        return
+    with output.people.status(name) as status:
+        yield lambda step: status.update(f"{name}: {step}")

@@ -13,7 +13,7 @@ from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.recipe import Progress
 from pipeline.models.cardfile import CARD_FILE, read_card, write_card
 from pipeline.models.install import install, locked, staging
-from pipeline.models.pointer import RESERVED, read_pointer, write_pointer
+from pipeline.models.pointer import RESERVED
 from pipeline.models.store import SHIPPED, ServedModel
 from pipeline.runtime.onnx import OnnxBackend
 from pipeline.settings import BatchingSettings, Settings
@@ -67,8 +67,6 @@ def build(
             progress("trying it out")
             try_out(ServedModel(card=read_card(built), folder=built), settings)
             install(built, target)
-            if read_pointer(target.parent) is None:
-                write_pointer(target.parent, version)
     return ServedModel(card=read_card(target), folder=target)
 
 

@@ -1,0 +1,23 @@
+"""`millrace models`: one file a command, imported when it is run."""
+
+from __future__ import annotations
+
+import click
+
+from console.lazy import LazyGroup
+
+__all__ = ["models"]
+
+COMMANDS = {
+    "list": ("console.models.listing:list_command", "The models that are here, and those that can be pulled."),
+    "show": ("console.models.show:show", "What is known of a model: source, variants, what was measured."),
+    "families": ("console.models.families:families", "What can be built."),
+    "build": ("console.models.build:build", "Build a model from a folder, a hub's id, torchvision or an ONNX file."),
+    "pull": ("console.models.pull:pull", "Fetch and build the models that Millrace has recipes for."),
+    "verify": ("console.models.verify:verify", "Check every file against its SHA-256."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+def models() -> None:
+    """Build, optimize, promote, inspect and verify models."""

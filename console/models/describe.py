@@ -1,0 +1,56 @@
+"""What the commands of `millrace models` say of a model, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import ModelError
+from pipeline.models.store import ServedModel, promoted_version
+from pipeline.settings import Settings
+
+__all__ = ["figures", "is_promoted", "key_figure", "megabytes", "summary"]
+
+
+def summary(model: ServedModel, settings: Settings) -> dict[str, Any]:
+    """The model's entry in a JSON document."""
+    return {
+        "name": model.card.name,
+        "version": model.card.version,
+        "promoted": is_promoted(model, settings),
+        "task": model.card.task,
+        "variants": msgspec.to_builtins(model.card.variants),
+        "rejected": msgspec.to_builtins(model.card.rejected),
+        "folder": str(model.folder),
+        "shipped": settings.models.store_path not in model.folder.parents,
+        "bytes": _size(model),
+    }
+
+
+def is_promoted(model: ServedModel, settings: Settings) -> bool:
+    """Whether the model's name alone means this version; no version is where the pointer is damaged or missing."""
+    try:
+        return promoted_version(model.card.name, settings) == model.card.version
+    except ModelError:
+        return False
+
+
+def megabytes(model: ServedModel) -> str:
+    """The size of all its files."""
+    return f"{_size(model) / 1e6:.1f} MB"
+
+
+def figures(measured: Mapping[str, float]) -> str:
+    """Measured figures in one line."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in measured.items())
+
+
+def key_figure(name: str, measured: Mapping[str, float]) -> str:
+    """A variant's name, with the first of its figures where there is one: the gate's own come first."""
+    return f"{name} ({figures(dict(list(measured.items())[:1]))})" if measured else name
+
+
+def _size(model: ServedModel) -> int:
+    return sum(file.stat().st_size for file in model.folder.iterdir() if file.is_file())

@@ -1,0 +1,46 @@
+"""`millrace models verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from console.output import Output, json_option
+from pipeline.errors import ModelError
+from pipeline.models.store import ServedModel, list_models
+from pipeline.settings import Settings, load_settings
+
+__all__ = ["verify"]
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@json_option
+def verify(names: Sequence[str], *, as_json: bool) -> int:
+    """Check every file of the models against its SHA-256; all models without NAME. Exit status 1 if one is damaged."""
+    settings, output = load_settings(), Output(as_json=as_json)
+    found = [model for name in names for model in _versions(name, settings)] if names else list_models(settings)
+    results = [{"model": model.spec, "folder": str(model.folder), "error": _damage(model)} for model in found]
+    for result in results:
+        output.say(f"{result['model']}: {result['error'] or 'sound'}")
+    if as_json:
+        output.document({"models": results})
+    return int(any(result["error"] for result in results))
+
+
+def _versions(name: str, settings: Settings) -> list[ServedModel]:
+    """The versions that ``name`` or ``name@version`` means, whole or not."""
+    found = [model for model in list_models(settings) if name in (model.card.name, model.spec)]
+    if not found:
+        raise ModelError(f"model {name!r} is not here. `millrace models list` shows those that are.")
+    return found
+
+
+def _damage(model: ServedModel) -> str | None:
+    try:
+        for precision in model.card.variants:
+            model.verify(precision)
+    except ModelError as error:
+        return str(error)
+    return None
