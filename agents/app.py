@@ -219,7 +219,7 @@ def create_app(settings: Settings, engine: Engine | None = None, *, crash_on_fai
         SettingsError: a schema registry is set, and what speaks to one is not installed.
     """
     models = settings.models.serve if engine is None else ()
-    engine = engine or Engine(settings, [find_model(name, settings) for name in models])
+    engine = engine or Engine(settings, [find_model(name, settings) for name in models], specs=models)
     app = InferenceApp(settings, engine, crash_on_failure=crash_on_failure)
     for topic, name in ((settings.kafka.prompts, "prompts"), (settings.kafka.images, "images")):
         app.agent(app.topic(topic, acks=False, value_type=bytes, key_type=bytes), name=name)(_agent(app))

@@ -98,7 +98,7 @@ class Delivery(Service):  # type: ignore[misc]
         self._records = metrics.records
         # Found once: finding a metric by its labels costs more than counting in it.
         self._outcomes = cache(metrics.outcomes.labels)
-        self._steps = cache(metrics.steps.labels)
+        self._steps = metrics.steps.labels  # not kept: those of a version that is served no more are dropped
         self._end_to_end = cache(metrics.end_to_end.labels)
         self._route = route
         self._runs = runs

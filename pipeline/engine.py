@@ -17,7 +17,9 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import EngineError
+from pipeline.follower import Follower
 from pipeline.lane import Lane
+from pipeline.lanes import Lanes
 from pipeline.metrics import Metrics
 from pipeline.models.store import ServedModel
 from pipeline.outcomes import Prepared, make_outcome, prepare_request, stream_pieces
@@ -27,7 +29,7 @@ from pipeline.results.store import ResultStore
 from pipeline.router import find_route
 from pipeline.runtime.gate import DeviceGate
 from pipeline.runtime.session import Backend
-from pipeline.settings import Settings
+from pipeline.settings import RuntimeSettings, Settings
 from pipeline.tasks.task import Answer, Job, Result, Settled
 from schemas.errors import RecordError
 from schemas.messages import InferenceRequest, ModelInfo, Outcome, TokenPiece
@@ -46,6 +48,8 @@ class Engine:
         settings: batching, runtime and image bounds, the result store.
         models: what to serve; the first of each task is its default.
         metrics: where to report; by default a registry of its own.
+        specs: what each model was asked for as. One without a version is followed: when another version of it is
+            promoted, that one takes over. By default none is.
         backend: opens the sessions; by default ONNX Runtime as ``settings.runtime`` says.
         store: keeps outcomes for a repeat; by default what ``settings.results`` says, which may be none.
 
@@ -59,6 +63,7 @@ class Engine:
         settings: Settings,
         models: Sequence[ServedModel],
         *,
+        specs: Sequence[str] = (),
         metrics: Metrics | None = None,
         backend: Backend | None = None,
         store: ResultStore | None = None,
@@ -71,21 +76,27 @@ class Engine:
         self._pending: dict[int, asyncio.Future[Result]] = {}
         self._failed: asyncio.Future[EngineError] | None = None
         self._error: EngineError | None = EngineError("the engine is not started.")
-        backend, gate = backend or _onnx_backend(settings), DeviceGate()
-        self._lanes = tuple(
-            Lane(model, settings, backend, gate, self.metrics, deliver=self._deliver, failed=self._fail)
-            for model in models
+        make_lane = partial(
+            Lane,
+            settings=settings,
+            open_backend=_onnx_backend if backend is None else lambda _: backend,
+            gate=DeviceGate(),
+            metrics=self.metrics,
+            deliver=self._deliver,
+            failed=self._fail,
         )
+        self._lanes = Lanes([make_lane(model) for model in models], self.metrics)
+        self._follower = Follower(settings, specs, self._lanes, partial(make_lane, beside=True), self.metrics)
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """What is served, down to the digest and the provider. Raises EngineError before the start."""
-        return tuple(lane.info for lane in self._lanes)
+        return tuple(lane.info for lane in self._lanes.serving)
 
     @property
     def runs(self) -> int:
         """How often the device has run: it grows while anything is computed."""
-        return sum(lane.runs for lane in self._lanes)
+        return self._lanes.runs
 
     @property
     def failed(self) -> asyncio.Future[EngineError]:
@@ -97,13 +108,15 @@ class Engine:
     async def start(self) -> None:
         """Load and warm up every model. Raises ModelError or SettingsError; then nothing keeps running."""
         self._failed = asyncio.get_running_loop().create_future()
-        starts = [part.start() for part in (*self._lanes, self._recall) if part]
+        starts = [self._lanes.start(lane) for lane in self._lanes.serving]
+        starts += [self._recall.start()] if self._recall else []
         results = await asyncio.gather(*starts, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 await self.close()
                 raise result
         self._error = None
+        self._follower.start()
 
     async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
         """The outcome of ``request``: ``ok`` or ``expired``.
@@ -117,8 +130,8 @@ class Engine:
             EngineError: the engine has failed, is closed or not started; the record was not served.
         """
         self._check()
-        lane = find_route(request, self._lanes)
-        with self.metrics.in_flight.labels(lane.name).track_inprogress():
+        lane = find_route(request, self._lanes.serving)
+        with lane.hold(), self.metrics.in_flight.labels(lane.name).track_inprogress():
             return await self._counted(lane, request, emit)
 
     async def close(self) -> bool:
@@ -128,8 +141,8 @@ class Engine:
             Whether every thread has ended within 3 s. One that hangs, on a device that never answers, is left behind.
         """
         self._stop(EngineError("the engine is closed."))
-        for lane in self._lanes:
-            lane.runner.close()
+        self._follower.stop()
+        self._lanes.close()
         if self._recall:
             self._recall.stop()
         # A thread of its own: whatever waits on an executor is waited for again when the loop and the process end.
@@ -141,8 +154,8 @@ class Engine:
         return not joining.is_alive()
 
     def _join(self) -> None:
-        for lane in self._lanes:
-            lane.runner.join()
+        self._follower.join()
+        self._lanes.join()
         self._pool.shutdown()
         if self._recall:
             self._recall.join()
@@ -245,8 +258,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _onnx_backend(settings: Settings) -> Backend:
+def _onnx_backend(settings: RuntimeSettings) -> Backend:
     # Imported here so that a worker on fakes, and every import of this module, goes without ONNX Runtime.
     from pipeline.runtime.onnx import OnnxBackend
 
-    return OnnxBackend(settings.runtime)
+    return OnnxBackend(settings)

@@ -40,6 +40,9 @@ class Metrics:
         retries: failed batches that were run again, by ``model``.
         bisections: failed batches that were divided to find the record to blame, by ``model``.
         rebuilds: sessions rebuilt after a failure, by ``model``.
+        model_info: 1 for each version that takes requests, by ``model``, ``variant`` and ``provider``.
+        swaps: promoted versions that a running worker found, by ``model`` (the name alone) and ``result``: ``ok``, or
+            ``refused`` when the version before goes on.
         store_hits, store_misses: requests that the result store had an outcome for, and had none for.
         store_puts: outcomes that the result store took.
         store_errors: calls that the result store failed, by ``operation``: ``get`` or ``put``.
@@ -65,11 +68,34 @@ class Metrics:
         self.retries = Counter("millrace_batch_retries", "Failed batches run again.", ["model"], registry=registry)
         self.bisections = Counter("millrace_batch_bisections", "Failed batches divided.", ["model"], registry=registry)
         self.rebuilds = Counter("millrace_session_rebuilds", "Sessions rebuilt.", ["model"], registry=registry)
+        self.model_info = Gauge(
+            "millrace_model_info", "What is served.", ["model", "variant", "provider"], registry=registry
+        )
+        self.swaps = Counter("millrace_model_swaps", "Promoted versions.", ["model", "result"], registry=registry)
         self.store_hits = Counter("millrace_result_store_hits", "Outcomes found.", registry=registry)
         self.store_misses = Counter("millrace_result_store_misses", "Outcomes not found.", registry=registry)
         self.store_puts = Counter("millrace_result_store_puts", "Outcomes kept.", registry=registry)
         self.store_errors = Counter("millrace_result_store_errors", "Calls failed.", ["operation"], registry=registry)
         ProcessCollector(registry=registry)
+
+    def forget(self, model: str) -> None:
+        """Drop every series of ``model``, a version that is served no more: the labels must not grow for ever."""
+        labelled: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = [
+            (self.in_flight, ("model",)),
+            (self.results, ("model", "status")),
+            (self.steps, ("model", "step")),
+            (self.batch_size, ("model", "kind")),
+            (self.prompt_tokens, ("model",)),
+            (self.generated_tokens, ("model",)),
+            (self.device_seconds, ("model",)),
+            (self.retries, ("model",)),
+            (self.bisections, ("model",)),
+            (self.rebuilds, ("model",)),
+        ]
+        for metric, names in labelled:
+            samples = [sample.labels for family in metric.collect() for sample in family.samples]
+            for values in {tuple(labels[name] for name in names) for labels in samples if labels["model"] == model}:
+                metric.remove(*values)
 
     def serve(self, host: str, port: int) -> int:
         """Answer ``GET /metrics`` on a thread of its own.

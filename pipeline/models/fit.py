@@ -20,11 +20,12 @@ from msgspec import Struct
 
 from pipeline.errors import ModelError
 from pipeline.models.card import ModelCard, VariantName, precision_of
+from pipeline.models.device import find_device
 from pipeline.runtime.cuda import free_gpu_bytes
 from pipeline.runtime.memory import available_bytes
-from pipeline.settings import BatchingSettings
+from pipeline.settings import BatchingSettings, RuntimeSettings
 
-__all__ = ["Need", "check_fit", "estimate_need", "free_bytes"]
+__all__ = ["Need", "check_fit", "estimate_need", "free_bytes", "runs_on"]
 
 MIB = 1024 * 1024
 LOADING, LOADED = 3.5, 2.5
@@ -57,6 +58,11 @@ def estimate_need(
     else:
         total = int(max(LOADING * graphs, LOADED * graphs + cache)) + CPU_MARGIN_BYTES
     return Need(graphs=graphs, cache=cache, total=total)
+
+
+def runs_on(card: ModelCard, variant: VariantName, settings: RuntimeSettings) -> Literal["cpu", "cuda"]:
+    """Where ``variant`` goes: a decoder with a float32 cache stays off the GPU."""
+    return "cpu" if card.text is not None and precision_of(variant) != "fp16" else find_device(settings).provider
 
 
 def free_bytes(provider: Literal["cpu", "cuda"]) -> int | None:

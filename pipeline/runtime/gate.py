@@ -40,6 +40,11 @@ class DeviceGate:
         finally:
             self._leave(name, self._clock() - start)
 
+    def forget(self, name: str) -> None:
+        """``name`` comes no more."""
+        with self._changed:
+            self._used.pop(name, None)
+
     def _enter(self, name: str) -> None:
         with self._changed:
             # A model that was idle earns no credit for it: it starts level with the others.

@@ -6,10 +6,12 @@ again after a wait, while the device is others'; when that has not helped, the t
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 from pipeline.errors import EngineError, MillraceError, ModelError
@@ -23,6 +25,7 @@ __all__ = ["Runner"]
 
 P = TypeVar("P")
 LOG = logging.getLogger(__name__)
+NUMBERS = itertools.count()
 MAX_PADDED_WEIGHT = 256 * 1024 * 1024
 """Bound of one batch's input, in pixels or tokens with padding: 256 MiB of uint8 pixels."""
 
@@ -31,10 +34,12 @@ class Runner(Generic[P]):
     """Runs one task on a thread of its own.
 
     Args:
-        name: the model, for messages and for the gate.
+        name: the model, for messages.
         task: what to run.
         gate: shared with the other models of the device.
         settings: how often, and after how long, a failed batch runs again.
+        check: called on the thread right before the model is opened; raises ModelError when it should not be.
+        beside: open the model while others have the device: it is to take over from one that serves.
         opened: called on the thread when the model is ready, with its provider, or with why it is not.
         settled: called on the thread with what is done, and the seconds the device worked for it.
         failed: called on the thread, once, when it cannot go on; no job is settled after that.
@@ -50,6 +55,8 @@ class Runner(Generic[P]):
         gate: DeviceGate,
         *,
         settings: RuntimeSettings,
+        check: Callable[[], None] = lambda: None,
+        beside: bool = False,
         opened: Callable[[str | ModelError], None],
         settled: Callable[[list[Settled[P]], float], None],
         failed: Callable[[EngineError], None],
@@ -59,6 +66,8 @@ class Runner(Generic[P]):
         self.name = name
         self.task = task
         self._gate = gate
+        self._place = f"{name} {next(NUMBERS)}"  # at the gate: two runners of one model may stand there
+        self._check, self._beside = check, beside
         self._opened, self._settled, self._failed = opened, settled, failed
         self._retrying, self._rebuilt = retrying, rebuilt
         self._settings = settings
@@ -92,6 +101,10 @@ class Runner(Generic[P]):
         if self._thread.ident is not None:
             self._thread.join()
 
+    def ended(self) -> bool:
+        """Whether the thread has ended, or was never started."""
+        return not self._thread.is_alive()
+
     def _main(self) -> None:
         try:
             if self._open():
@@ -103,13 +116,18 @@ class Runner(Generic[P]):
         except Exception as error:
             LOG.exception("model %s: the runner's thread ended", self.name)
             self._failed(EngineError(f"model {self.name} stopped on {type(error).__name__}: {error}. This is a bug."))
+        finally:
+            self._gate.forget(self._place)
 
     def _open(self) -> bool:
+        turn: AbstractContextManager[None] = nullcontext() if self._beside else self._gate.turn(self._place)
         try:
-            with self._gate.turn(self.name):
+            with turn:
+                self._check()
                 provider = self.task.open()
         except ModelError as error:
-            self._opened(error)
+            # A fresh one: its traceback would keep a session alive that is not to serve.
+            self._opened(ModelError(str(error)))
             return False
         except Exception as error:  # whatever it is, the start waits for word of it
             LOG.exception("model %s: opening it failed", self.name)
@@ -132,7 +150,7 @@ class Runner(Generic[P]):
     def _cycle(self) -> None:
         # The turn covers planning and settling: released between two runs only for a moment, the device goes to
         # whoever has used it least, not to whoever happens to wait while this thread is between two steps.
-        with self._gate.turn(self.name):
+        with self._gate.turn(self._place):
             done = self._schedule()
             start = time.perf_counter()
             done += self._run()

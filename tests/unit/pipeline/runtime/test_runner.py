@@ -134,9 +134,10 @@ def test_any_failure_to_open_is_told_with_the_model_the_cause_and_what_to_do(sta
         assert words in str(said)
 
 
-def test_a_model_error_of_opening_is_told_as_it_is(start: Start) -> None:
-    error = ModelError("the card is wrong")
-    assert start(ScriptedTask(opening=error)).next() is error
+def test_a_model_error_of_opening_is_told_in_its_words(start: Start) -> None:
+    said = start(ScriptedTask(opening=ModelError("the card is wrong"))).next()
+    assert isinstance(said, ModelError)
+    assert str(said) == "the card is wrong"
 
 
 def test_a_session_lost_again_before_any_answer_fails_the_runner(start: Start) -> None:
