@@ -22,7 +22,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command(
     epilog="Examples: millrace models build sentence-transformers/all-MiniLM-L6-v2; millrace models build "
-    "torchvision:resnet50 --checkpoint resnet50.pth; millrace models build net.onnx --labels names.txt --mean 0.5 --std 1"
+    "torchvision:resnet50 --checkpoint resnet50.pth; millrace models build net.onnx --labels names.txt --mean 0 --std 1"
 )
 @click.argument("source")
 @click.option("--name", help="In the store; otherwise made of SOURCE.")

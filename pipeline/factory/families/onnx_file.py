@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.image_card import FP32, LABELS, labels_of
 from pipeline.factory.onnx_check import read_graph
 from pipeline.factory.onnx_image import adapt_classifier, is_image_input
 from pipeline.factory.onnx_text import IDS, MASK, NAMES, adapt_encoder
@@ -20,12 +21,11 @@ from pipeline.factory.onnx_trial import check_rows
 from pipeline.models.card import EncoderSpec, ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.huggingface import open_tokenizer
-from pipeline.tasks.labels import read_labels
 from schemas.messages import Task
 
 __all__ = ["FAMILY"]
 
-GRAPH, LABELS, TOKENIZER = "fp32.onnx", "labels.txt", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 MAX_LENGTH, TRIAL_LENGTH = 512, 16
 TEXTS = ("The first of three texts.", "Another one", "And a third, which says the most of all of them.")
 
@@ -43,7 +43,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
         description=f"The ONNX file {_path(source).name}.",
         license=source.license,
         source=source.origin,
-        variants={"fp32": Variant(file=GRAPH, sha256=sha256_of(bench.folder / GRAPH), method="as exported")},
+        variants={"fp32": Variant(file=FP32, sha256=sha256_of(bench.folder / FP32), method="as exported")},
         image=image,
         encoder=encoder,
         files={name: sha256_of(bench.folder / name) for name in beside},
@@ -68,24 +68,22 @@ def _guess(model: onnx.ModelProto, where: str) -> Task:
 
 def _build_image(model: onnx.ModelProto, source: Source, bench: Workbench) -> ImageSpec:
     image = adapt_classifier(model, source)
-    labels = _write_labels(source, bench)
-    onnx.save(model, bench.folder / GRAPH)
+    onnx.save(model, bench.folder / FP32)
     shape = (len(TEXTS), image.height, image.width, image.channels)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    classes = check_rows(bench.folder / GRAPH, {"pixels": pixels}, "logits", source.origin)
-    _check_labels(labels, classes, source.origin)
+    classes = check_rows(bench.folder / FP32, {"pixels": pixels}, "logits", source.origin)
+    _write_labels(source, bench, classes)
     return replace(image, labels=LABELS)
 
 
 def _build_text(model: onnx.ModelProto, source: Source, bench: Workbench, task: Task) -> EncoderSpec:
-    labels = _write_labels(source, bench) if task == "text-classification" else ()
     spec = _encoder_spec(source, bench)
     adapt_encoder(model, source.origin, task)
-    onnx.save(model, bench.folder / GRAPH)
-    size = check_rows(bench.folder / GRAPH, _token_feeds(bench.folder / TOKENIZER), NAMES[task][0], source.origin)
+    onnx.save(model, bench.folder / FP32)
+    size = check_rows(bench.folder / FP32, _token_feeds(bench.folder / TOKENIZER), NAMES[task][0], source.origin)
     if task == "embeddings":
         return replace(spec, dimensions=size)
-    _check_labels(labels, size, source.origin)
+    _write_labels(source, bench, size)
     return replace(spec, labels=LABELS)
 
 
@@ -119,22 +117,11 @@ def _encoder_spec(source: Source, bench: Workbench) -> EncoderSpec:
     )
 
 
-def _write_labels(source: Source, bench: Workbench) -> tuple[str, ...]:
-    """The classes' names, as the user or the ``config.json`` beside the graph says; written to the workbench."""
+def _write_labels(source: Source, bench: Workbench, classes: int) -> None:
+    """The classes' names, as the user or the ``config.json`` beside the graph says. Raises ModelError."""
     named = _json(_path(source).parent / "config.json").get("id2label")
-    if source.hints.labels is not None:
-        labels = read_labels(source.hints.labels)
-    elif isinstance(named, dict) and named:
-        labels = tuple(str(named.get(str(index), index)) for index in range(len(named)))
-    else:
-        raise ModelError(f"{source.origin}: nobody says what its classes are called. Give --labels FILE, one a line.")
-    (bench.folder / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
-    return labels
-
-
-def _check_labels(labels: tuple[str, ...], classes: int, where: str) -> None:
-    if len(labels) != classes:
-        raise ModelError(f"{where}: it tells {classes} classes apart, and there are {len(labels)} labels.")
+    labels = labels_of(source, classes, named if isinstance(named, dict) else {})
+    (bench.folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
 
 def _path(source: Source) -> Path:

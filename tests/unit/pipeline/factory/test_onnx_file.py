@@ -169,9 +169,9 @@ def test_what_only_the_user_knows_of_a_classifier_is_asked_for(make: Build, tmp_
     graph = classifier(tmp_path / "a.onnx")
     assert "Give --mean and --std" in refusal(make, graph, Hints(labels=labels))
     assert "one number, or 3" in refusal(make, graph, Hints(labels=labels, mean=(0, 0), std=(1, 1)))
-    assert "Give --labels FILE" in refusal(make, graph, SCALING)
+    assert (make(graph, SCALING).folder / "labels.txt").read_text().splitlines()[4] == "class 4"
     labels.write_text("a\nb\n")
-    assert "tells 5 classes apart, and there are 2 labels" in refusal(
+    assert "has 2 labels, and the network has 5 classes" in refusal(
         make, graph, Hints(labels=labels, mean=(0,), std=(1,))
     )
     assert "of 4x4 alone" in refusal(make, graph, Hints(size=(8, 8), mean=(0,), std=(1,)))
@@ -229,7 +229,6 @@ def test_a_classifier_of_texts_has_its_labels_and_its_tokenizer(make: Build, tmp
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     graph = encoder(tmp_path / "e.onnx", output="logits")
-    assert "Give --labels FILE" in refusal(make, graph)
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "x", "1": "y", "2": "z"}, "pad_token_id": 1}))
     assert "Give the model's tokenizer.json with --tokenizer" in refusal(make, graph)
     model = make(graph, Hints(tokenizer=tokenizer(elsewhere)))
