@@ -17,6 +17,7 @@ from pipeline.models.card import (
     ModelCard,
     TextSpec,
     Variant,
+    VisionSpec,
     ZeroShotSpec,
 )
 from pipeline.models.store import ServedModel
@@ -32,11 +33,14 @@ __all__ = [
     "fake_detector",
     "fake_embedder",
     "fake_generator",
+    "fake_reader",
     "fake_text_classifier",
     "fake_zero_shot",
 ]
 
 END_OF_PROMPT, END_OF_TEXT, VOCABULARY = 256, 257, 258
+# A byte that no text needs stands for an image, which has this many rows.
+IMAGE_TOKEN, IMAGE_TOKENS = 1, 3
 Fault = Callable[[npt.NDArray[Any]], bool]
 
 
@@ -48,7 +52,8 @@ class FakeSession:
     """A graph of any task without state. It sees in a record its first pixel's first channel, or its first token.
 
     That number, modulo ``classes``, is the class that scores 1 while the others score 0, and the axis of the embedding.
-    A detector sees that class twice in the middle of an image, with the scores 1 and 0.5.
+    A detector sees that class twice in the middle of an image, with the scores 1 and 0.5. Each row that a decoder reads
+    of an image is the number itself.
 
     Args:
         classes: how many there are, and how many dimensions.
@@ -62,7 +67,7 @@ class FakeSession:
         self._fault = fault
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
-        """``logits`` and ``embedding`` float32 [N, classes]; ``scores`` [N, 2, classes] and ``boxes`` [N, 2, 4]."""
+        """``logits``, ``embedding`` [N, classes]; ``scores`` [N, 2, classes], ``boxes`` [N, 2, 4]; ``image_embeds``."""
         inputs = feeds["pixels"] if "pixels" in feeds else feeds["input_ids"]
         if self._fault(inputs):
             raise SessionError("the fake session was told to fail")
@@ -73,6 +78,7 @@ class FakeSession:
             "embedding": seen,
             "scores": np.stack([seen, seen / 2], axis=1),
             "boxes": np.tile(np.array([0.25, 0.25, 0.75, 0.75], np.float32), (len(inputs), 2, 1)),
+            "image_embeds": np.tile(first.astype(np.float32)[:, None, None], (1, IMAGE_TOKENS, 1)),
         }
 
 
@@ -170,18 +176,18 @@ def fake_classifier(folder: Path, classes: int = 10) -> ServedModel:
 
 def fake_generator(folder: Path, max_length: int = 256) -> ServedModel:
     """A model for :class:`FakeBackend`: it echoes the prompt or the last message. Its template goes to ``folder``."""
-    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
-    text = TextSpec(
-        tokenizer="tokenizer.json",
-        layers=1,
-        kv_heads=1,
-        head_size=1,
-        vocabulary=VOCABULARY,
-        max_length=max_length,
-        eos_token_ids=(END_OF_TEXT,),
-        chat_template="chat_template.jinja",
-    )
-    return _model(folder, "fake-text", "text-generation", "1", text=text)
+    return _model(folder, "fake-text", "text-generation", "1", text=_text(folder, max_length))
+
+
+def fake_reader(folder: Path, max_length: int = 256) -> ServedModel:
+    """A model for :class:`FakeBackend`: it echoes an image's first pixel as three bytes, a new line and the question.
+
+    Its template goes to ``folder``.
+    """
+    token = chr(IMAGE_TOKEN)
+    vision = VisionSpec(image_token=token, image_token_id=IMAGE_TOKEN, image_tokens=IMAGE_TOKENS, hidden=1)
+    text = _text(folder, max_length)
+    return _model(folder, "fake-reader", "image-to-text", "6", text=text, image=_image(None), vision=vision)
 
 
 def fake_text_classifier(folder: Path, classes: int = 10, max_length: int = 64) -> ServedModel:
@@ -212,7 +218,8 @@ def fake_zero_shot(folder: Path, max_length: int = 64) -> ServedModel:
 
 def _model(folder: Path, name: str, task: Task, digit: str, **specs: Any) -> ServedModel:
     """A served model whose digests are made of ``digit``."""
-    parts = {"text": GraphFile(file="text.onnx", sha256=digit * 64)} if "zero_shot" in specs else {}
+    role = {"zero-shot-image-classification": "text", "image-to-text": "vision"}.get(task)
+    parts = {} if role is None else {role: GraphFile(file=f"{role}.onnx", sha256=digit * 64)}
     card = ModelCard(
         name=name,
         version="1",
@@ -224,6 +231,21 @@ def _model(folder: Path, name: str, task: Task, digit: str, **specs: Any) -> Ser
         **specs,
     )
     return ServedModel(card=card, folder=folder)
+
+
+def _text(folder: Path, max_length: int) -> TextSpec:
+    """Of a model that echoes the last message. Its template is written to ``folder``."""
+    (folder / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}", encoding="utf-8")
+    return TextSpec(
+        tokenizer="tokenizer.json",
+        layers=1,
+        kv_heads=1,
+        head_size=1,
+        vocabulary=VOCABULARY,
+        max_length=max_length,
+        eos_token_ids=(END_OF_TEXT,),
+        chat_template="chat_template.jinja",
+    )
 
 
 def _image(labels: str | None) -> ImageSpec:
