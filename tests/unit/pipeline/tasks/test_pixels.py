@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.models.card import ImageSpec
-from pipeline.tasks.pixels import decode_image
+from pipeline.tasks.pixels import decode_image, decode_view
 from schemas.errors import PrepareError
 from tests.unit.pipeline.helpers import encoded
 
@@ -156,3 +156,22 @@ def test_any_proportions_give_the_wanted_shape(size: tuple[int, int]) -> None:
 def test_a_small_image_keeps_its_very_pixels() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     assert (decode(encoded(Image.fromarray(noise), "PNG"), channels=1)[:, :, 0] == noise).all()
+
+
+@pytest.mark.parametrize("size", [(400, 300), (1_000, 999), (4_001, 2_999)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_a_view_is_in_pixels_of_the_upright_image_at_its_own_size(
+    size: tuple[int, int], orientation: int, fit: str
+) -> None:
+    """A JPEG is decoded at a fraction of its size, and some lie on their side."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    view = decode_view(encoded(Image.new("L", size), "JPEG", exif=exif, quality=5), spec(fit=fit), MAX_PIXELS)
+    width, height = size if orientation < 5 else size[::-1]
+    assert (view.width, view.height) == (width, height)
+    shorter, longer = min(size), max(size)
+    margin = (longer - shorter) / 2 if fit == "crop" else 0
+    side, top = (margin, 0) if width > height else (0, margin)
+    # The resized image has whole pixels, 8 along its shorter side, so the centre is found to within one of these.
+    assert view.box == pytest.approx((side, top, width - side, height - top), abs=shorter / 8)
