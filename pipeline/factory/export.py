@@ -88,18 +88,25 @@ def _export(torch: Any, whole: Any, pixels: PixelInput, outputs: Sequence[str]) 
 
 
 def _plain_pooling(x: Any, output_size: Sequence[int]) -> Any:
-    """Adaptive average pooling where all windows are of one size, or there is one of them."""
-    functional = import_framework("torch").nn.functional
+    """Adaptive average pooling as what it comes to for one size of image: a mean, pooling, or two products."""
+    torch = import_framework("torch")
     sizes = [(int(size), int(wanted)) for size, wanted in zip(x.shape[2:], output_size, strict=True)]
     if all(wanted == 1 for _, wanted in sizes):
         return x.mean((2, 3), keepdim=True)
-    if any(size % wanted for size, wanted in sizes):
-        raise ModelError(
-            f"adaptive pooling from {[size for size, _ in sizes]} to {[wanted for _, wanted in sizes]} has windows of "
-            "different sizes. Choose an image size that it divides."
-        )
-    window = [size // wanted for size, wanted in sizes]
-    return x + 0 if window == [1, 1] else functional.avg_pool2d(x, window)
+    if all(size % wanted == 0 for size, wanted in sizes):
+        window = [size // wanted for size, wanted in sizes]
+        return x.clone() if window == [1, 1] else torch.nn.functional.avg_pool2d(x, window)
+    rows, columns = (torch.tensor(_windows(size, wanted)) for size, wanted in sizes)
+    return rows @ x @ columns.T
+
+
+def _windows(size: int, wanted: int) -> list[list[float]]:
+    """Adaptive pooling of one axis as a matrix [wanted, size]: window i is from floor(i s / w) to ceil((i + 1) s / w)."""
+    matrix = []
+    for index in range(wanted):
+        start, end = index * size // wanted, -(-(index + 1) * size // wanted)
+        matrix.append([1 / (end - start) if start <= place < end else 0.0 for place in range(size)])
+    return matrix
 
 
 def _thaw(torch: Any, module: Any) -> Any:
