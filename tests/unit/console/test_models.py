@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from console.main import cli
-from pipeline.models.card import ImageSpec, ModelCard, Variant
+from console.models import models
+from pipeline.models.card import ImageSpec, ModelCard, Rejected, Variant
 from pipeline.models.cardfile import write_card
 from pipeline.models.store import find_model
 from pipeline.settings import load_settings
@@ -31,12 +33,22 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         description="A toy.",
         license="Apache-2.0",
         source="made here",
-        variants={"int8": Variant(file="int8.onnx", sha256=digest, measured={"top1_agreement": 0.98})},
+        variants={
+            "int8": Variant(
+                file="int8.onnx", sha256=digest, method="static", measured={"top1_agreement": 0.98, "kl": 0.1}
+            )
+        },
+        rejected={"int8-weights": Rejected(method="weights alone", reason="top1_agreement", measured={"kl": 0.7})},
         image=ImageSpec(height=8, width=8, channels=1, resize=8, labels="labels.txt"),
     )
     write_card(card, folder)
     monkeypatch.setenv("MILLRACE_MODELS__STORE", str(tmp_path))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -58,9 +70,32 @@ def test_list_names_what_is_here_and_what_can_be_pulled(store: Path) -> None:
     assert "millrace models pull smollm2-135m" in run("list")[1]
 
 
-def test_show_gives_the_card_and_the_measured_figures(store: Path) -> None:
-    assert run_json("show", "toy")["variants"]["int8"]["measured"] == {"top1_agreement": 0.98}
-    assert "top1_agreement 0.98" in run("show", "toy@1.0")[1]
+def test_list_marks_the_promoted_version_and_gives_the_first_figure_of_each_variant(store: Path) -> None:
+    shutil.copytree(store, store.parent / "2.0")
+    card = (store.parent / "2.0" / "model.toml").read_text().replace('version = "1.0"', 'version = "2.0"')
+    (store.parent / "2.0" / "model.toml").write_text(card)
+    (store.parent / "latest").write_text("1.0\n")
+    promoted = {model["version"]: model["promoted"] for model in run_json("list")["models"] if model["name"] == "toy"}
+    assert promoted == {"2.0": False, "1.0": True}
+    listed = run("list")[1]
+    assert "1.0 *" in listed
+    assert "2.0 *" not in listed
+    assert "int8 (top1_agreement 0.98)" in listed
+    assert "int8-weights rejected" in listed
+    (store.parent / "latest").unlink()
+    assert "*" not in "".join(line for line in run("list")[1].splitlines() if line.startswith("toy"))
+
+
+def test_show_gives_the_card_and_what_was_measured_of_every_variant(store: Path) -> None:
+    shown = run_json("show", "toy")
+    assert shown["variants"]["int8"]["measured"] == {"top1_agreement": 0.98, "kl": 0.1}
+    assert (shown["promoted"], shown["folder"]) == (True, str(store))
+    text = run("show", "toy@1.0")[1]
+    for said in ("toy@1.0, promoted", "top1_agreement 0.98, kl 0.1", "rejected", "weights alone", "kl 0.7"):
+        assert said in text
+
+
+def test_show_refuses_a_model_that_is_unknown(store: Path) -> None:
     status, _, error = run("show", "other")
     assert status == 1
     assert "model other is unknown" in error
@@ -94,3 +129,17 @@ def test_pull_without_names_pulls_what_is_served(store: Path, monkeypatch: pytes
     monkeypatch.setattr("pipeline.factory.pull.pull", lambda name, *_, **__: find_model("toy", load_settings()))
     assert [model["name"] for model in run_json("pull")["models"]] == ["toy"]
     assert "to pull: efficientnet-lite0" in run("pull")[1]
+
+
+def test_families_names_what_can_be_built() -> None:
+    found = {family["name"]: family for family in run_json("families")["families"]}
+    assert found["gpt2"] == {"name": "gpt2", "tasks": ["text-generation"], "architectures": ["GPT2LMHeadModel"]}
+    assert "GPT2LMHeadModel" in run("families")[1]
+
+
+def test_every_command_can_be_loaded_and_says_what_it_does() -> None:
+    group = click.Context(models)
+    for name in models.list_commands(group):
+        command = models.get_command(group, name)
+        assert command is not None, name
+        assert command.help, name

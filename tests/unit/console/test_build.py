@@ -1,0 +1,108 @@
+"""`millrace models build`, as a user runs it; what is built then serves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.engine import Engine
+from pipeline.factory.graph import GraphWriter
+from pipeline.models.store import find_model
+from pipeline.settings import load_settings
+from schemas.messages import ClassificationOutput, Outcome, TextOutput
+from tests.unit.console.test_models import run, run_json
+from tests.unit.pipeline.factory.families.decoders import save_model
+from tests.unit.pipeline.helpers import image_request, text_request
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MILLRACE_MODELS__STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("MILLRACE_RUNTIME__PROVIDER", "cpu")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """Tells whether an image is bright: the mean against one half."""
+    graph = GraphWriter("bright")
+    mean = graph.node("GlobalAveragePool", [graph.input("image", "float32", ["N", 1, 8, 8])])
+    signs = graph.constant("signs", np.array([[-9.0, 9.0]], np.float32))
+    graph.node("MatMul", [graph.node("Flatten", [mean]), signs], outputs=["scores"])
+    graph.output("scores", "float32", ["N", 2])
+    onnx.save(graph.model("bright or dark"), tmp_path / "Bright Net.onnx")
+    (tmp_path / "names.txt").write_text("dark\nbright\n")
+    return tmp_path / "Bright Net.onnx"
+
+
+async def ask(name: str, request: object) -> Outcome:
+    settings = load_settings()
+    engine = Engine(settings, [find_model(name, settings)])
+    await engine.start()
+    try:
+        return await engine.submit(request)  # type: ignore[arg-type]
+    finally:
+        await engine.close()
+
+
+async def test_an_onnx_file_is_built_named_and_serves(classifier: Path, store: Path) -> None:
+    options = ("--labels", str(classifier.parent / "names.txt"), "--mean", "0.5", "--std", "0.5")
+    status, out, _ = run("build", str(classifier), *options)
+    assert status == 0
+    assert "bright-net: building with the family onnx-file" in out
+    assert "bright-net@1 is built: image-classification" in out
+    for shade, label in ((250, "bright"), (5, "dark")):
+        outcome = await ask("bright-net", image_request(shade=shade))
+        assert isinstance(outcome.output, ClassificationOutput)
+        assert outcome.output.labels[0].label == label
+
+    again = run_json("build", str(classifier), *options)
+    assert (again["name"], again["version"], again["promoted"]) == ("bright-net", "2", False)
+    assert "millrace models promote bright-net 3" in run("build", str(classifier), *options)[1]
+
+
+async def test_a_hugging_face_folder_is_built_and_writes_text(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=300, bos_token_id=256, eos_token_id=257
+    )
+    folder = save_model(GPT2LMHeadModel(config), tmp_path / "tiny-gpt2")
+    built = run_json("build", str(folder), "--name", "writer", "--version", "0.1")
+    assert (built["name"], built["version"], built["promoted"], built["task"]) == (
+        "writer",
+        "0.1",
+        True,
+        "text-generation",
+    )
+    outcome = await ask("writer", text_request("hello", max_tokens=4))
+    assert isinstance(outcome.output, TextOutput)
+    assert outcome.usage is not None
+    assert outcome.usage.completion_tokens > 0
+
+
+def test_what_cannot_be_built_leaves_nothing_and_status_1(tmp_path: Path, store: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
+    (tmp_path / "model.safetensors").touch()
+    status, _, error = run("build", str(tmp_path), "--name", "m")
+    assert status == 1
+    assert "no family of Millrace builds MambaForCausalLM" in error
+    assert run("build", str(tmp_path / "nowhere"))[0] == 1
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--size", "224x"), ("--mean", "0.5,x"), ("--std", "nan"), ("--task", "singing"), ("--labels", "nowhere")],
+)
+def test_an_option_that_is_wrong_stops_the_command_before_anything_is_read(
+    classifier: Path, store: Path, option: tuple[str, str]
+) -> None:
+    status, _, error = run("build", str(classifier), *option)
+    assert status == 1
+    assert f"Invalid value for '{option[0]}'" in error
+    assert not store.exists()
