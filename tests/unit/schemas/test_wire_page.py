@@ -7,15 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
+from schemas.bodies import ImageBody, PromptBody
 from schemas.dead_letters import DeadLetterHeaders
 from schemas.errors import DecodeError, InferenceError, ModelNotFoundError, PrepareError, ValidationError
 from schemas.generate import documents
-from schemas.messages import InferenceRequest, Outcome
+from schemas.messages import InferenceRequest, Outcome, Output, Task
 from schemas.registry import ConfluentRegistry
 from tests.unit.schemas.samples import PNG, decode_image, decode_prompt
 
@@ -70,6 +71,18 @@ def test_the_registry_example_sends_a_prompt_that_decodes() -> None:
     code = code.replace('SchemaRegistryClient({"url": "http://127.0.0.1:8081"})', "client")
     exec(compile(code + "sent.append(value)", "wire.md", "exec"), {"client": registry.client, "sent": sent})  # noqa: S102
     assert "Where is my order?" in str(decode_prompt(sent[0], {}, registry).input)
+
+
+def test_the_page_shows_an_output_of_every_kind() -> None:
+    outputs: list[Output] = [
+        msgspec.json.decode(text, type=Output) for text in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    ]
+    assert {type(output) for output in outputs} == set(get_args(Output))
+
+
+@pytest.mark.parametrize("name", [*get_args(Task), *PromptBody.__struct_fields__, *ImageBody.__struct_fields__])
+def test_the_page_names_every_task_and_every_field_of_a_request(name: str) -> None:
+    assert f"`{name}`" in PAGE
 
 
 @pytest.mark.parametrize("name", [*Outcome.__struct_fields__, *(kind.code for kind in ERRORS)])
