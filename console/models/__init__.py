@@ -14,6 +14,8 @@ COMMANDS = {
     "families": ("console.models.families:families", "What can be built."),
     "build": ("console.models.build:build", "Build a model from a folder, a hub's id, torchvision or an ONNX file."),
     "pull": ("console.models.pull:pull", "Fetch and build the models that Millrace has recipes for."),
+    "promote": ("console.models.promote:promote", "Have a name mean another version; running workers follow."),
+    "remove": ("console.models.remove:remove", "Remove a version from the store."),
     "verify": ("console.models.verify:verify", "Check every file against its SHA-256."),
 }
 

@@ -8,7 +8,7 @@ import click
 
 from console.output import Output, json_option
 from pipeline.errors import ModelError
-from pipeline.models.store import ServedModel, list_models
+from pipeline.models.store import ServedModel, list_models, pointed_version
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["verify"]
@@ -18,15 +18,21 @@ __all__ = ["verify"]
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @json_option
 def verify(names: Sequence[str], *, as_json: bool) -> int:
-    """Check every file of the models against its SHA-256; all models without NAME. Exit status 1 if one is damaged."""
+    """Check every file of the models against its SHA-256, and the pointers; all models without NAME.
+
+    Exit status 1 if one is damaged.
+    """
     settings, output = load_settings(), Output(as_json=as_json)
     found = [model for name in names for model in _versions(name, settings)] if names else list_models(settings)
     results = [{"model": model.spec, "folder": str(model.folder), "error": _damage(model)} for model in found]
+    pointers = [_pointer(name, settings) for name in sorted({model.card.name for model in found})]
     for result in results:
         output.say(f"{result['model']}: {result['error'] or 'sound'}")
+    for pointer in pointers:
+        output.say(f"{pointer['model']}: {pointer['error'] or _promoted(pointer['version'])}")
     if as_json:
-        output.document({"models": results})
-    return int(any(result["error"] for result in results))
+        output.document({"models": results, "pointers": pointers})
+    return int(any(result["error"] for result in (*results, *pointers)))
 
 
 def _versions(name: str, settings: Settings) -> list[ServedModel]:
@@ -35,6 +41,17 @@ def _versions(name: str, settings: Settings) -> list[ServedModel]:
     if not found:
         raise ModelError(f"model {name!r} is not here. `millrace models list` shows those that are.")
     return found
+
+
+def _pointer(name: str, settings: Settings) -> dict[str, str | None]:
+    try:
+        return {"model": name, "version": pointed_version(name, settings), "error": None}
+    except ModelError as error:
+        return {"model": name, "version": None, "error": str(error)}
+
+
+def _promoted(version: str | None) -> str:
+    return f"{version} is promoted" if version else "no version is pinned"
 
 
 def _damage(model: ServedModel) -> str | None:

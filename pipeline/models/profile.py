@@ -6,6 +6,7 @@ device, says nothing and is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tomllib
 from pathlib import Path
@@ -18,7 +19,7 @@ from msgspec import Meta, Struct
 from pipeline.models.card import ModelCard, VariantName
 from pipeline.models.files import replace_file
 
-__all__ = ["Point", "Profile", "profile_path", "read_profile", "write_profile"]
+__all__ = ["Point", "Profile", "profile_path", "profiles_of", "read_profile", "write_profile"]
 
 LOG = logging.getLogger(__name__)
 Positive = Annotated[int, Meta(ge=1)]
@@ -73,6 +74,17 @@ def read_profile(store: Path, card: ModelCard, device: str) -> Profile | None:
         return None
     same = all(name in card.variants and card.variants[name].digest == it for name, it in profile.digests.items())
     return profile if same and profile.device == device else None
+
+
+def profiles_of(store: Path, name: str, version: str) -> list[Path]:
+    """The files of a version's profiles, on whatever device."""
+    found = []
+    # What is in them decides: a version's name may begin as another's does.
+    for path in (store / name / "profiles").glob(f"{version}.*.toml"):
+        with contextlib.suppress(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            if tomllib.loads(path.read_text(encoding="utf-8")).get("model") == f"{name}@{version}":
+                found.append(path)
+    return found
 
 
 def write_profile(store: Path, card: ModelCard, profile: Profile) -> Path:

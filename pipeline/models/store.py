@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -33,8 +33,10 @@ __all__ = [
     "find_folder",
     "find_model",
     "list_models",
+    "pointed_version",
     "promoted_version",
     "read_model",
+    "split_spec",
     "versions_of",
 ]
 
@@ -119,14 +121,19 @@ def read_model(spec: str, settings: Settings) -> ServedModel:
 
 def find_folder(spec: str, settings: Settings) -> Path:
     """The folder of ``name`` or ``name@version``; nothing in it is read. Raises ModelError."""
-    match = SPEC.fullmatch(spec)
-    if match is None:
-        raise ModelError(f"model {spec!r}: a model is named NAME or NAME@VERSION, in lower case.")
-    name, version = match["name"], match["version"]
+    name, version = split_spec(spec)
     folders = versions_of(name, settings)
     if (version is not None and version not in folders) or not folders:
         raise ModelError(_not_found(name, version, settings))
     return folders[version or promoted_version(name, settings)]
+
+
+def split_spec(spec: str) -> tuple[str, str | None]:
+    """The name and the version that ``spec`` consists of. Raises ModelError for what can be neither."""
+    match = SPEC.fullmatch(spec)
+    if match is None:
+        raise ModelError(f"model {spec!r}: a model is named NAME or NAME@VERSION, in lower case.")
+    return match["name"], match["version"]
 
 
 def promoted_version(name: str, settings: Settings) -> str:
@@ -138,22 +145,33 @@ def promoted_version(name: str, settings: Settings) -> str:
     versions = versions_of(name, settings)
     if not versions:
         raise ModelError(_not_found(name, None, settings))
-    here = ", ".join(sorted(versions, key=_natural))
-    for shelf in _shelves(settings):
-        version = read_pointer(shelf / name)
-        if version in versions:
-            return version
-        if version is not None:
-            raise ModelError(
-                f"the pointer {shelf / name / POINTER_FILE} names version {version!r}, which is not here, only {here}. "
-                f"Write it anew: `millrace models promote {name} VERSION`."
-            )
+    if (version := pointed_version(name, settings)) is not None:
+        return version
     if len(versions) > 1:
         raise ModelError(
-            f"model {name} has several versions and none is promoted: {here}. Choose one with "
+            f"model {name} has several versions and none is promoted: {_listed(versions)}. Choose one with "
             f"`millrace models promote {name} VERSION`, or name it: {name}@VERSION."
         )
-    return here
+    return next(iter(versions))
+
+
+def pointed_version(name: str, settings: Settings) -> str | None:
+    """The version that the pointer of ``name`` names; ``None`` without a pointer.
+
+    Raises:
+        ModelError: the pointer is damaged, or that version is not here.
+    """
+    versions = versions_of(name, settings)
+    for shelf in _shelves(settings):
+        version = read_pointer(shelf / name)
+        if version is not None and version not in versions:
+            raise ModelError(
+                f"the pointer {shelf / name / POINTER_FILE} names version {version!r}, which is not here, only "
+                f"{_listed(versions) or 'none'}. Write it anew: `millrace models promote {name} VERSION`."
+            )
+        if version is not None:
+            return version
+    return None
 
 
 def versions_of(name: str, settings: Settings) -> dict[str, Path]:
@@ -176,6 +194,10 @@ def list_models(settings: Settings) -> list[ServedModel]:
 
 def _shelves(settings: Settings) -> tuple[Path, Path]:
     return settings.models.store_path, SHIPPED
+
+
+def _listed(versions: Iterable[str]) -> str:
+    return ", ".join(sorted(versions, key=_natural))
 
 
 def _folders(shelf: Path, name: str) -> Iterator[Path]:

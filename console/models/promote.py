@@ -1,0 +1,30 @@
+"""`millrace models promote`."""
+
+from __future__ import annotations
+
+import click
+
+from console.output import Output, json_option
+from pipeline.models.promotion import promote as promote_version
+from pipeline.settings import load_settings
+
+__all__ = ["promote"]
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version")
+@json_option
+def promote(name: str, version: str, *, as_json: bool) -> None:
+    """Have NAME mean VERSION, after checking its files.
+
+    Running workers that serve NAME take it up within models.watch_interval_s, without dropping a record. To go back,
+    promote the version before.
+    """
+    settings, output = load_settings(), Output(as_json=as_json)
+    model, before = promote_version(name, version, settings)
+    output.say(
+        f"{name} now means {model.spec}" + (f"; before, {name}@{before}" if before not in (None, version) else "")
+    )
+    if as_json:
+        output.document({"name": name, "version": version, "before": before, "folder": str(model.folder)})

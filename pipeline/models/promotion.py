@@ -1,0 +1,110 @@
+"""Promoting a version, and removing one: what changes which version a name means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import ModelError
+from pipeline.models.install import locked
+from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer, write_pointer
+from pipeline.models.profile import profiles_of
+from pipeline.models.store import ServedModel, promoted_version, read_model, split_spec, versions_of
+from pipeline.settings import Settings
+
+__all__ = ["promote", "remove"]
+
+
+def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, str | None]:
+    """Have ``name`` mean ``version``, which may be a shipped one; running workers follow.
+
+    Every variant of it is checked against its digest before.
+
+    Returns:
+        The model, and the version that was promoted before, if there was one.
+
+    Raises:
+        ModelError: there is no such version, it is damaged, or the store cannot be written.
+    """
+    store = settings.models.store_path
+    split_spec(f"{name}@{version}")
+    with locked(store, name), _writing(store):
+        model = read_model(f"{name}@{version}", settings)
+        for variant in model.card.variants:
+            model.verify(variant)
+        before = _promoted(name, settings)
+        write_pointer(store / name, version)
+    return model, before
+
+
+def remove(name: str, version: str, settings: Settings, *, force: bool = False) -> Path:
+    """Remove a version from the store, and its profiles; the folder that it was in.
+
+    A worker that serves it goes on until it is started again.
+
+    Args:
+        name: of the model.
+        version: of it.
+        settings: where the store is.
+        force: remove it even if it is promoted; then the name means nothing, unless it is shipped or one other is left.
+
+    Raises:
+        ModelError: there is no such version, it is shipped, or promoted; or the store cannot be written.
+    """
+    store = settings.models.store_path
+    split_spec(f"{name}@{version}")
+    with locked(store, name), _writing(store):
+        folder = _folder_of(name, version, settings)
+        if not force and _promoted(name, settings) == version:
+            raise ModelError(
+                f"model {name}@{version} is promoted: the name {name} means it. Promote another version first "
+                f"(`millrace models promote {name} VERSION`), or remove it all the same with --force."
+            )
+        if _pointer(store / name) == version:
+            (store / name / POINTER_FILE).unlink()
+        for profile in profiles_of(store, name, version):
+            profile.unlink(missing_ok=True)
+        # Renamed first: what is left of it after a crash does not look like a model, and the next pull clears it away.
+        gone = store / f".{name}-staging-removed-{os.getpid()}"
+        folder.rename(gone)
+        shutil.rmtree(gone)
+        with contextlib.suppress(OSError):  # other versions are in it
+            folder.parent.rmdir()
+    return folder
+
+
+def _folder_of(name: str, version: str, settings: Settings) -> Path:
+    """The folder of a version in the store, with a card that can be read or without."""
+    folder = settings.models.store_path / name / version
+    if folder.is_dir() and version not in RESERVED:
+        return folder
+    if version in versions_of(name, settings):
+        raise ModelError(f"model {name}@{version} is shipped with Millrace and cannot be removed.")
+    here = ", ".join(versions_of(name, settings)) or "none"
+    raise ModelError(f"model {name} has no version {version!r} in {settings.models.store_path}. Here: {here}.")
+
+
+def _promoted(name: str, settings: Settings) -> str | None:
+    """What the name means; nothing while its pointer is damaged, which is no reason not to mend it."""
+    try:
+        return promoted_version(name, settings)
+    except ModelError:
+        return None
+
+
+def _pointer(folder: Path) -> str | None:
+    try:
+        return read_pointer(folder)
+    except ModelError:
+        return None
+
+
+@contextlib.contextmanager
+def _writing(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"the model store {store} cannot be written: {error.strerror or error}.") from error
