@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
 from pipeline.errors import MillraceError
 from schemas.images import sniff_image
 
-__all__ = ["IMAGE_SUFFIXES", "Payload", "PayloadError", "read_images", "read_prompts"]
+__all__ = ["IMAGE_SUFFIXES", "Payload", "PayloadError", "ask_about", "read_images", "read_prompts"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 PROMPT_SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json")
@@ -49,6 +51,12 @@ def read_images(paths: tuple[Path, ...]) -> Iterator[Payload]:
     for path in paths:
         for file in _files(path, IMAGE_SUFFIXES):
             yield Payload(name=_name(file), value=_read(file))
+
+
+def ask_about(image: Payload, fields: Mapping[str, Any]) -> Payload:
+    """The request in JSON that sends ``image`` and asks more about it."""
+    request = {"image": base64.b64encode(image.value).decode(), **fields}
+    return Payload(name=image.name, value=json.dumps(request, ensure_ascii=False).encode())
 
 
 def _files(path: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:

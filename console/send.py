@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import msgspec
@@ -14,10 +14,10 @@ from agents.clients import NewRecord, RecordTooLargeError, Report, Sender, Taile
 from console.arrivals import Arrival, Arrivals
 from console.cluster import connected_settings
 from console.output import Output, json_option
-from console.payloads import Payload, PayloadError, read_images, read_prompts
+from console.payloads import Payload, PayloadError, ask_about, read_images, read_prompts
 from console.render import outcome_line
 from pipeline.settings import Settings
-from schemas.messages import Outcome
+from schemas.messages import Outcome, Task
 
 __all__ = ["send"]
 
@@ -28,6 +28,7 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the records carry besides their value, and whether to wait."""
 
     key: str | None = None
+    task: str | None = None
     model: str | None = None
     priority: int | None = None
     repeat: int = 1
@@ -37,7 +38,7 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def headers(self) -> tuple[tuple[str, bytes], ...]:
         """The options that travel as headers."""
-        named = {"model": self.model, "priority": self.priority}
+        named = {"task": self.task, "model": self.model, "priority": self.priority}
         return tuple((name, str(value).encode()) for name, value in named.items() if value is not None)
 
 
@@ -62,18 +63,33 @@ class SendResult(msgspec.Struct, kw_only=True):
 @click.argument("kind", type=click.Choice(["prompts", "images"]))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path))
 @click.option("--key", help="Key of every record; outcomes of one key keep their order.")
-@click.option("--model", help="Model to answer, instead of the topic's default.")
+@click.option("--task", type=click.Choice(get_args(Task)), help="What to do, instead of the topic's default.")
+@click.option("--model", help="Model to answer; without --task it does what it is for.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9; higher runs first.")
+@click.option("--label", "labels", multiple=True, help="What an image may show (zero-shot); once for each label.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="The least score of an object found in an image.")
+@click.option("--prompt", help="What to ask about an image (image-to-text).")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Send everything N times.")
 @click.option("--wait", is_flag=True, help="Wait for the outcomes and print them; fail if one is not ok.")
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait for the next outcome.")
 @json_option
-def send(kind: Kind, paths: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def send(
+    kind: Kind,
+    paths: tuple[Path, ...],
+    labels: tuple[str, ...],
+    threshold: float | None,
+    prompt: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Send prompts (a line each, JSON lines, or .json) or images (files and folders). '-' is standard input."""
     output, chosen = Output(as_json=as_json), SendOptions(**options)
+    asked = _asked(kind, {"candidate_labels": labels, "threshold": threshold, "prompt": prompt})
     settings = connected_settings()
     topic = settings.kafka.prompts if kind == "prompts" else settings.kafka.images
     payloads = read_prompts(paths) if kind == "prompts" else read_images(paths)
+    if asked:
+        payloads = (ask_about(payload, asked) for payload in payloads)
     with ExitStack() as stack:
         sender = Sender.connect(settings, [topic])
         arrivals = Arrivals(stack.enter_context(_results(kind, settings))) if chosen.wait else None
@@ -81,6 +97,14 @@ def send(kind: Kind, paths: tuple[Path, ...], as_json: bool, **options: Any) -> 
     _conclude(result, output)
     if not result.complete:
         raise click.exceptions.Exit(1)
+
+
+def _asked(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
+    """What is asked about every image: those of ``fields`` that are set. Raises UsageError for prompts."""
+    asked = {name: value for name, value in fields.items() if value not in (None, ())}
+    if asked and kind == "prompts":
+        raise click.UsageError("--label, --threshold and --prompt are about images. Send images, or leave them out.")
+    return asked
 
 
 def send_all(

@@ -6,7 +6,16 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from schemas.messages import ClassificationOutput, Label, ModelInfo, Outcome, OutcomeError, Source, TextOutput
+from schemas.messages import (
+    ClassificationOutput,
+    Label,
+    ModelInfo,
+    Outcome,
+    OutcomeError,
+    Output,
+    Source,
+    TextOutput,
+)
 
 MakeOutcome = Callable[..., Outcome]
 MODEL = ModelInfo(name="m", version="1", digest="d" * 64, precision="int8", provider="CPUExecutionProvider")
@@ -21,7 +30,7 @@ def png() -> bytes:
 
 @pytest.fixture
 def make_outcome() -> MakeOutcome:
-    """An ok outcome with a text or labels; an error outcome with a message."""
+    """An ok outcome with a text, labels or another output; an error outcome with a message."""
 
     def make(
         *,
@@ -31,8 +40,8 @@ def make_outcome() -> MakeOutcome:
         error: str | None = None,
         key: str | None = None,
         batch_size: float = 4.0,
+        output: Output | None = None,
     ) -> Outcome:
-        output: TextOutput | ClassificationOutput | None = None
         if text is not None:
             output = TextOutput(text=text, finish_reason="stop")
         if label is not None:

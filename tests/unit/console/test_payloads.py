@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from console.payloads import Payload, PayloadError, read_images, read_prompts
+from console.payloads import Payload, PayloadError, ask_about, read_images, read_prompts
+from schemas.codecs import Decoder
+from schemas.messages import ImageInput
+from schemas.records import RawRecord
 
 
 def test_a_text_file_is_a_prompt_a_line_without_the_empty_ones(tmp_path: Path) -> None:
@@ -78,3 +81,13 @@ def test_a_picture_is_not_sent_as_lines_of_text(tmp_path: Path) -> None:
     picture.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     with pytest.raises(PayloadError, match="send images"):
         list(read_prompts((picture,)))
+
+
+def test_what_is_asked_about_an_image_is_sent_along_with_it(png: bytes) -> None:
+    fields = {"candidate_labels": ("é", "b"), "threshold": 0.5}
+    payload = ask_about(Payload(name="a.png", value=png), fields)
+    request = Decoder("images", max_bytes=10_000).decode(
+        RawRecord(topic="t", partition=0, offset=0, value=payload.value)
+    )
+    assert isinstance(request.input, ImageInput)
+    assert (request.input.data, request.input.candidate_labels, request.input.threshold) == (png, ("é", "b"), 0.5)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from click.testing import CliRunner
 
 from agents.clients import NewRecord, Sender, Tailer
 from agents.ledger import Partition
 from agents.memory_log import MemoryLog, MemoryReader, MemoryWriter
 from console.arrivals import Arrivals, read_outcome
+from console.main import cli
 from console.output import Output
 from console.payloads import Payload, PayloadError
 from console.send import SendOptions, SendResult, send_all
@@ -50,10 +52,17 @@ def test_a_record_that_is_too_large_is_refused_and_the_others_are_sent(log: Memo
 
 
 def test_options_travel_as_key_and_headers_and_repeat_repeats(log: MemoryLog) -> None:
-    run(log, SendOptions(key="k", model="m", priority=0, repeat=2))
+    run(log, SendOptions(key="k", task="embeddings", model="m", priority=0, repeat=2))
     rows = log.partitions[Partition("in", 0)]
     assert [record.value for record in rows] == [b"aa", b"aa", b"c", b"c"]
-    assert {(record.key, record.headers) for record in rows} == {(b"k", (("model", b"m"), ("priority", b"0")))}
+    headers = (("task", b"embeddings"), ("model", b"m"), ("priority", b"0"))
+    assert {(record.key, record.headers) for record in rows} == {(b"k", headers)}
+
+
+def test_what_is_asked_about_images_is_refused_for_prompts() -> None:
+    done = CliRunner().invoke(cli, ["send", "prompts", "-", "--label", "cat"], input="hello")
+    assert done.exit_code == 2
+    assert "--label, --threshold and --prompt are about images" in done.output
 
 
 def test_failed_deliveries_are_told_by_name(log: MemoryLog) -> None:
