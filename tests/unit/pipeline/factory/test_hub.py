@@ -19,7 +19,7 @@ from pipeline.factory.hub import download
 COMMIT = "c0ffee" + "0" * 34
 FILES = {
     "config.json": b"{}",
-    "model.safetensors": b"weights",
+    "model.safetensors": bytes(3_000_000),
     "tokenizer.json": b"{}",
     "1_Pooling/config.json": b"{}",
     "README.md": b"---\nlicense: mit\n---\n",
@@ -94,13 +94,17 @@ def refusal(repository: str, revision: str | None = None) -> str:
     return str(caught.value)
 
 
-def test_only_data_is_fetched_and_the_folder_is_named_after_the_commit(hub: None) -> None:
+def test_only_data_is_fetched_and_the_folder_is_named_after_the_commit(
+    hub: None, capfd: pytest.CaptureFixture[str]
+) -> None:
     said: list[str] = []
     folder = download("org/model", None, said.append)
     assert folder.name == COMMIT
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {"config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json", "README.md"}
     assert said[0] == "fetching org/model from the Hugging Face hub"
+    assert said[-1] == "fetched 3 of 3 MB"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_the_hub_refuses_is_said_plainly(hub: None) -> None:
