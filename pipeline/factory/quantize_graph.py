@@ -25,26 +25,42 @@ class Scheme(Struct, frozen=True, kw_only=True):
     Attributes:
         symmetric: activations are int8 around 0 and biases stay floats, as TensorRT wants; else uint8 with a zero point
             and int32 biases, as ONNX Runtime's CPU provider wants.
-        limit: the greatest weight: 64 leaves the eighth bit unused, 127 does not.
+        paired: the weights that a processor without VNNI multiplies in pairs fit into its 16-bit sums.
     """
 
     symmetric: bool
-    limit: int
+    paired: bool
 
 
 # Processors without VNNI add two uint8 x int8 products in 16 bits, which saturates with full weights: the same file
-# would answer differently there (ONNX Runtime's quantization guide, "reduce_range").
-U8S8 = Scheme(symmetric=False, limit=64)
-S8S8 = Scheme(symmetric=True, limit=127)
+# would answer differently there (ONNX Runtime's quantization guide, "reduce_range", which halves every weight for it).
+# It is enough that no two neighbours along the reduced axis add up to more than 128: 255 * 128 < 2^15.
+U8S8 = Scheme(symmetric=False, paired=True)
+S8S8 = Scheme(symmetric=True, paired=False)
+LIMIT = 127
 
 
-def quantized_weight(weight: Array, axis: int, limit: int, least: Array | float = 0) -> tuple[Array, Array]:
+def quantized_weight(
+    weight: Array, axis: int, *, paired: bool, least: Array | float = 0
+) -> tuple[Array, Array]:
     """int8 of the shape of ``weight``, and the scale of each channel along ``axis``, not below ``least``."""
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    scales = np.maximum(np.abs(weight).max(axis=others) / limit, least).astype(np.float32)
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    limits = [np.abs(rows).max(axis=1) / LIMIT]
+    if paired:
+        # Kernels of more than one pixel are multiplied pixel by pixel, all channels of each: the reduced axis is last.
+        last = np.moveaxis(np.moveaxis(weight, axis, 0), 1, -1).reshape(rows.shape)
+        limits += [_largest_pair(order) / LIMIT for order in (rows, last)]
+    scales = np.maximum(np.max(limits, axis=0), least).astype(np.float32)
     scales[scales == 0] = 1
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     return np.rint(weight / scales.reshape(shape)).astype(np.int8), scales
+
+
+def _largest_pair(rows: Array) -> Array:
+    """The greatest sum of one sign of two neighbours, of each row [channels, reduced]."""
+    padded = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2)
+    sums = [np.maximum(sign * padded, 0).sum(axis=2).max(axis=1) for sign in (1, -1)]
+    return np.asarray(np.maximum(*sums))
 
 
 def write_qdq(model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], scheme: Scheme) -> onnx.ModelProto:
@@ -117,7 +133,9 @@ class _Writer:
         """The weight is the layer's own even where two share one: its scale depends on the bias."""
         name = f"{layer.name}_weight"
         weight = numpy_helper.to_array(self._constants[layer.weight])
-        values, scales = quantized_weight(weight, layer.axis, self._scheme.limit, self._least_scale(layer))
+        # Depthwise kernels add in 32 bits everywhere.
+        paired = self._scheme.paired and not layer.depthwise
+        values, scales = quantized_weight(weight, layer.axis, paired=paired, least=self._least_scale(layer))
         self._parameter(name, values, scales, layer.axis)
         return f"{name}_dequantized"
 

@@ -35,6 +35,8 @@ class Layer(Struct, frozen=True, kw_only=True):
         weight: the constant's name.
         axis: of the weight, along which the output channels lie.
         output: the tensor that its integers become: behind a Relu or Clip that the scale can stand for.
+        depthwise: a convolution of each channel by itself.
+        parameters: how many weights it has.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Layer(Struct, frozen=True, kw_only=True):
     bias: str | None
     axis: int
     output: str
+    depthwise: bool
     parameters: int
 
 
@@ -75,6 +78,7 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
             bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
             axis=WEIGHT_AXIS.get(node.op_type, 1 - _attribute(node, "transB", 0)),
             output=graph.behind_activation(node.output[0]),
+            depthwise=_is_depthwise(node, graph.constants[node.input[1]].dims),
             parameters=int(np.prod(graph.constants[node.input[1]].dims)),
         )
         for node in model.graph.node
@@ -154,6 +158,10 @@ def _is_plain_gemm(node: Any, constants: dict[str, Any]) -> bool:
     if biased and (node.input[2] not in constants or len(constants[node.input[2]].dims) != 1):
         return False
     return all(value == 1 for value in factors.values()) and not _attribute(node, "transA", 0)
+
+
+def _is_depthwise(node: Any, weight: Any) -> bool:
+    return bool(node.op_type == "Conv" and weight[1] == 1 and weight[0] == _attribute(node, "group", 1) > 1)
 
 
 class _Graph:
