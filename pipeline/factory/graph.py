@@ -68,7 +68,8 @@ class GraphWriter:
             # Straight into the model: a list of them would hold every weight twice.
             tensor = self._model.graph.initializer.add()
             if self._data is None or value.nbytes < SMALLEST_OUTSIDE:
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
+                # Not ascontiguousarray: it makes a list of a single number.
+                tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, order="C"), name))
             else:
                 _write_outside(tensor, name, value, self._data)
         return name

@@ -1,0 +1,85 @@
+"""ViT: an image's patches through a transformer, classified by what its class token becomes."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from pipeline.factory.encoder_file import weights_file, write_graph
+from pipeline.factory.encoder_image import ImageGraph, build_image_classifier
+from pipeline.factory.encoder_spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoder_text_card import main_variant
+from pipeline.factory.encoder_tokenizer import source_folder
+from pipeline.factory.encoder_weights import VIT_LAYER, EncoderWeights
+from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.image_card import FP32, image_card, labels_of, pixel_input_of
+from pipeline.factory.safetensors_file import Tensors, read_safetensors
+from pipeline.models.card import ModelCard
+
+__all__ = ["FAMILY"]
+
+ARCHITECTURES = ("ViTForImageClassification",)
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """What is read of ``config.json``, with the defaults of transformers' ViTConfig."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3_072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    qkv_bias: bool = True
+    image_size: int | list[int] = 224
+
+
+def _build(source: Source, bench: Workbench) -> ModelCard:
+    folder = source_folder(source)
+    tensors = read_safetensors(folder)
+    config = read_config(source.config, _Config, source.origin)
+    side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    pixels = pixel_input_of(source, folder, default_size=side)
+    weights = _weights(source, tensors, config)
+    path = bench.folder / FP32
+    data = weights_file(tensors, path)
+    bench.progress("writing the FP32 graph")
+    graph = ImageGraph(transformer=_transformer(source, config), pixels=pixels, data=data)
+    variant = main_variant(write_graph(lambda: build_image_classifier(graph, weights), path, data, ""))
+    labels = labels_of(source, weights["classifier"].shape[0], source.config.get("id2label") or {})
+    described = f"{source.architecture} of {config.num_hidden_layers} layers of {config.hidden_size}."
+    return replace(image_card(source, bench, pixels, labels, description=described), variants={"fp32": variant})
+
+
+def _transformer(source: Source, config: _Config) -> TransformerSpec:
+    return TransformerSpec(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        mlp=config.intermediate_size,
+        epsilon=config.layer_norm_eps,
+        activation=activation_of(config.hidden_act, source.origin),
+        norm_first=True,
+        qkv_bias=config.qkv_bias,
+    )
+
+
+def _weights(source: Source, tensors: Tensors, config: _Config) -> EncoderWeights:
+    hidden = (config.hidden_size,)
+    weights = EncoderWeights(tensors, source.origin)
+    weights.add_biased("patches", "vit.embeddings.patch_embeddings.projection")
+    weights.add("class_token", "vit.embeddings.cls_token", hidden)
+    weights.add("positions", "vit.embeddings.position_embeddings", (-1, *hidden))
+    weights.add_layers(_transformer(source, config), "vit.encoder.layer.", VIT_LAYER)
+    weights.add_biased("final_norm", "vit.layernorm", hidden)
+    weights.add_biased("classifier", "classifier")
+    return weights
+
+
+FAMILY = Family(
+    name="vit",
+    tasks=("image-classification",),
+    architectures=ARCHITECTURES,
+    accepts=lambda source: source.architecture in ARCHITECTURES,
+    build=_build,
+)

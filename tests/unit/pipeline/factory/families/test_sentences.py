@@ -1,0 +1,117 @@
+"""Bare encoders as sentence-transformers uses them, against transformers and its pooling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.factory.families import find_family
+from tests.unit.pipeline.factory.families.decoders import bench_of, source_of
+from tests.unit.pipeline.factory.families.encoders import (
+    BATCHES,
+    LENGTH,
+    PAD,
+    VOCABULARY,
+    Floats,
+    framework,
+    open_graph,
+    save_encoder,
+    texts,
+    unit,
+)
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def bert() -> Any:
+    from transformers import BertConfig, BertModel
+
+    return BertModel(
+        BertConfig(**SIZES, vocab_size=VOCABULARY, max_position_embeddings=LENGTH), add_pooling_layer=False
+    )
+
+
+def roberta() -> Any:
+    from transformers import RobertaConfig, RobertaModel
+
+    return RobertaModel(RobertaConfig(**SIZES, vocab_size=VOCABULARY, max_position_embeddings=LENGTH + 2))
+
+
+def distilbert() -> Any:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    numbers = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": LENGTH}
+    return DistilBertModel(DistilBertConfig(vocab_size=VOCABULARY, **numbers))
+
+
+def say_pooling(folder: Path, pooling: dict[str, Any], *more: str) -> None:
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **pooling}))
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"} | {kind: kind for kind in more}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def mean(rows: Floats, mask: npt.NDArray[np.int64]) -> Floats:
+    found: Floats = (rows * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    return found
+
+
+@pytest.mark.parametrize("make", [bert, roberta, distilbert])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "unsaid"])
+def test_the_graph_computes_what_sentence_transformers_does(tmp_path: Path, make: Any, pooling: str) -> None:
+    model = save_encoder(make(), tmp_path)
+    if pooling != "unsaid":
+        named = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+        say_pooling(tmp_path, named)
+    source, bench = source_of(tmp_path), bench_of(tmp_path)
+    card = find_family(source).build(source, bench)
+    session = open_graph(card, bench.folder)
+    for rows in BATCHES:
+        feeds = texts(rows, 12)
+        states = framework(model, feeds)["last_hidden_state"].numpy()
+        wanted = states[:, 0] if pooling == "cls" else mean(states, feeds["attention_mask"])
+        np.testing.assert_allclose(session.run(feeds)["embedding"], unit(wanted), atol=1e-4, rtol=0)
+
+
+def test_the_card_says_how_long_a_sentence_may_be(tmp_path: Path) -> None:
+    save_encoder(bert(), tmp_path)
+    say_pooling(tmp_path, {"pooling_mode": "mean"})
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 24}')
+    source, bench = source_of(tmp_path), bench_of(tmp_path)
+    card = find_family(source).build(source, bench)
+    assert card.task == "embeddings"
+    assert card.encoder is not None
+    assert (card.encoder.max_length, card.encoder.dimensions, card.encoder.labels) == (24, 32, None)
+
+
+def test_a_sentence_never_has_more_tokens_than_there_are_positions(tmp_path: Path) -> None:
+    save_encoder(roberta(), tmp_path)
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 512}')
+    source = source_of(tmp_path)
+    card = find_family(source).build(source, bench_of(tmp_path))
+    assert card.encoder is not None
+    assert (card.encoder.max_length, card.encoder.pad_token_id) == (LENGTH, PAD)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "more", "said"),
+    [
+        ({"pooling_mode_max_tokens": True}, (), "pooling by pooling_mode_max_tokens is not built"),
+        ({}, (), "pooling by nothing is not built"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, (), "pooling_mode_cls_token and pooling"),
+        ({"pooling_mode_mean_tokens": True}, ("Dense",), "the module Dense is not built"),
+    ],
+)
+def test_what_is_not_built_is_named(tmp_path: Path, pooling: dict[str, Any], more: tuple[str, ...], said: str) -> None:
+    save_encoder(bert(), tmp_path)
+    say_pooling(tmp_path, pooling, *more)
+    source = source_of(tmp_path)
+    with pytest.raises(ModelError, match=said):
+        find_family(source).build(source, bench_of(tmp_path))
