@@ -97,7 +97,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which models a worker serves. The first of each task is the default of that task's topic.
+    """Which models a worker serves. The first of each task answers what names no model.
 
     A name may carry a version, ``name@version``; without one it means the promoted version, and a running worker looks
     every ``watch_interval_s`` (0: never) which that is. ``store`` is searched first, then the models shipped with

@@ -24,6 +24,8 @@ EXAMPLES: list[tuple[str, dict[str, Any]]] = [
         {"messages": [{"role": "user", "content": "Hello"}], "stop": ["END"], "expirytime": "2030-01-01T00:00:00Z"},
     ),
     ("request", {"image": PNG_BASE64, "top_k": 3}),
+    ("request", {"image": PNG_BASE64, "candidate_labels": ["a", "b"], "hypothesis_template": "a {}"}),
+    ("request", {"dataref": "file:///a.png", "threshold": 0.5, "prompt": "What?", "stop": "END"}),
     ("outcome", json.loads(encode_outcome(error_outcome(record(b""), ValidationError("no"), None, now_ms=1))[0])),
     (
         "token",
@@ -75,7 +77,14 @@ def test_examples_fit_their_json_schema(name: str, example: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(
     "bad",
-    [{"prompt": ""}, {"prompt": "x", "max_tokens": 0}, {"zzz": 1}, {"messages": [{"role": "bot", "content": ""}]}],
+    [
+        {"prompt": ""},
+        {"prompt": "x", "max_tokens": 0},
+        {"zzz": 1},
+        {"messages": [{"role": "bot", "content": ""}]},
+        {"image": PNG_BASE64, "hypothesis_template": "no place"},
+        {"image": PNG_BASE64, "candidate_labels": [""]},
+    ],
 )
 def test_what_the_decoder_refuses_the_schema_refuses(bad: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
