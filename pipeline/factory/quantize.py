@@ -26,7 +26,7 @@ from pipeline.factory.quantize_plan import plan_quantization
 
 __all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
-METHOD = "static QDQ U8S8 per channel, 7-bit weights, MinMax calibration, bias correction"
+METHOD = "static QDQ U8S8 per channel, weight pairs within 16 bits, MinMax calibration, bias correction"
 OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each channel
 Feeds = Mapping[str, npt.NDArray[Any]]
 

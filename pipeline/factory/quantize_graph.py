@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.factory.calibration_ranges import Range
 from pipeline.factory.quantize_plan import Layer, Plan
+from pipeline.factory.quantize_rebuild import rebuilt
 
 __all__ = ["S8S8", "U8S8", "Scheme", "quantized_weight", "write_qdq"]
 
@@ -40,9 +41,7 @@ S8S8 = Scheme(symmetric=True, paired=False)
 LIMIT = 127
 
 
-def quantized_weight(
-    weight: Array, axis: int, *, paired: bool, least: Array | float = 0
-) -> tuple[Array, Array]:
+def quantized_weight(weight: Array, axis: int, *, paired: bool, least: Array | float = 0) -> tuple[Array, Array]:
     """int8 of the shape of ``weight``, and the scale of each channel along ``axis``, not below ``least``."""
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     limits = [np.abs(rows).max(axis=1) / LIMIT]
@@ -178,14 +177,5 @@ class _Writer:
 
     def _assembled(self) -> onnx.ModelProto:
         read = {name for node in self._nodes for name in node.input}
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self._model)
-        graph = copy.graph
-        for field, items in (
-            ("node", self._nodes),
-            ("initializer", [*self._constants.values(), *self._added.values()]),
-        ):
-            del getattr(graph, field)[:]
-            getattr(graph, field).extend(item for item in items if field == "node" or item.name in read)
-        del graph.value_info[:]
-        return copy
+        kept = (item for name, item in self._constants.items() if name in read)
+        return rebuilt(self._model, self._nodes, [*kept, *self._added.values()])
