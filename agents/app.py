@@ -22,6 +22,7 @@ from agents.exactly_once import ExactlyOnceOutbox
 from agents.ledger import Ledger
 from agents.outbox import AtLeastOnceOutbox, Outbox
 from agents.publisher import Publisher
+from agents.registry import open_registry
 from agents.serving import Route, Server
 from agents.topics import DEAD_LETTER_FACTOR
 from agents.transactions import Transactions
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from agents.transport.batches import Batch
     from pipeline.errors import MillraceError
-    from schemas.registry import RegistryDecoder
     from schemas.tasks import Kind
 
 __all__ = ["InferenceApp", "create_app"]
@@ -249,7 +249,7 @@ def _agent(app: InferenceApp) -> Any:
 
 def _routes(settings: Settings) -> dict[str, Route]:
     kafka = settings.kafka
-    registry = _registry(settings)
+    registry = open_registry(settings)
 
     def route(kind: Kind, results: str, max_bytes: int) -> Route:
         decoder = Decoder(kind, registry=registry, max_bytes=max_bytes)
@@ -259,20 +259,6 @@ def _routes(settings: Settings) -> dict[str, Route]:
         kafka.prompts: route("prompts", kafka.prompt_results, kafka.max_message_bytes),
         kafka.images: route("images", kafka.image_results, settings.images.max_bytes),
     }
-
-
-def _registry(settings: Settings) -> RegistryDecoder | None:
-    if not settings.kafka.schema_registry_url:
-        return None
-    from schemas.registry import ConfluentRegistry
-
-    try:
-        return ConfluentRegistry(settings.kafka.schema_registry_url, settings.kafka.schema_registry_client)
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"settings: kafka.schema_registry_url is set, but {error.name} is not installed: "
-            "`pip install 'millrace[registry]'`, or leave the setting empty."
-        ) from error
 
 
 def __getattr__(name: str) -> Any:
