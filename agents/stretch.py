@@ -123,16 +123,16 @@ def _records(stretch: Stretch, tailer: Tailer, ends: dict[Partition, int]) -> It
     left = set(ends)
     while left:
         records = tailer.read(READ_TIMEOUT_S)
-        if not records:
-            if tailer.caught_up():
-                return
-            raise TransportError(f"{stretch}: Kafka gave no record for {READ_TIMEOUT_S:g} s. Try again.")
         for record in records:
             place = Partition(record.topic, record.partition)
             if record.offset + 1 >= ends[place]:
                 left.discard(place)
             if record.offset < ends[place]:
                 yield record
+        if tailer.caught_up():
+            return
+        if not records:
+            raise TransportError(f"{stretch}: Kafka gave no record for {READ_TIMEOUT_S:g} s. Try again.")
 
 
 def _decode(records: Iterator[RawRecord], decoder: Decoder) -> StretchRead:
