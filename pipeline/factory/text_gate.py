@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.runtime.session import DecoderSession, IntArray
+from pipeline.runtime.session import DecoderSession, Floats, IntArray
 
 __all__ = ["compare_decoders", "gate_texts", "greedy"]
 
@@ -21,31 +21,48 @@ def gate_texts() -> list[str]:
     return [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def compare_decoders(reference: DecoderSession, candidate: DecoderSession, ids: IntArray) -> dict[str, float]:
+def compare_decoders(
+    reference: DecoderSession,
+    candidate: DecoderSession,
+    ids: IntArray,
+    lengths: IntArray | None = None,
+    images: tuple[Floats, Floats] | None = None,
+) -> dict[str, float]:
     """Read ``ids`` [N, T] token by token with both decoders, whose caches are empty, and compare what they predict.
+
+    Args:
+        reference: the FP32 form.
+        candidate: what is measured.
+        ids: padded on the right.
+        lengths: int64 [N], the tokens of each row; ``None`` for rows without padding.
+        images: what stands in the places of the image's tokens, for each decoder: float32 [N, T, hidden].
 
     Returns:
         ``top1_agreement``: share of positions with the same likeliest token; ``mean_kl``: mean Kullback-Leibler
         divergence from the reference's distribution, in nats; ``perplexity`` and ``fp32_perplexity`` of the tokens that
-        really follow; ``positions``: how many were compared.
+        really follow, and ``perplexity_ratio``, the first over the second; ``positions``: how many were compared.
     """
     count, length = ids.shape
+    ends = np.full(count, length) if lengths is None else lengths
     agreements, divergences, losses = [], [], []
     for at in range(length - 1):
-        step, lengths = np.ascontiguousarray(ids[:, at : at + 1]), np.full(count, at, np.int64)
-        full = _log_softmax(reference.step(0, step, lengths))
-        ours = _log_softmax(candidate.step(0, step, lengths))
-        agreements.append(full.argmax(axis=1) == ours.argmax(axis=1))
-        divergences.append((np.exp(full) * (full - ours)).sum(axis=1))
+        step, filled = np.ascontiguousarray(ids[:, at : at + 1]), np.full(count, at, np.int64)
+        seen = [None, None] if images is None else [rows[:, at : at + 1] for rows in images]
+        full = _log_softmax(reference.step(0, step, filled, seen[0]))
+        ours = _log_softmax(candidate.step(0, step, filled, seen[1]))
+        real = at + 1 < ends
+        agreements.append((full.argmax(axis=1) == ours.argmax(axis=1))[real])
+        divergences.append((np.exp(full) * (full - ours)).sum(axis=1)[real])
         following = (np.arange(count), ids[:, at + 1])
-        losses.append((-full[following], -ours[following]))
-    fp32, int8 = np.exp(np.mean(losses, axis=(0, 2)))
+        losses.append(np.stack([-full[following], -ours[following]])[:, real])
+    fp32, int8 = np.exp(np.mean(np.concatenate(losses, axis=1), axis=1))
     return {
-        "top1_agreement": round(float(np.mean(agreements)), 4),
-        "mean_kl": round(float(np.mean(divergences)), 6),
+        "top1_agreement": round(float(np.mean(np.concatenate(agreements))), 4),
+        "mean_kl": round(float(np.mean(np.concatenate(divergences))), 6),
         "perplexity": round(float(int8), 3),
         "fp32_perplexity": round(float(fp32), 3),
-        "positions": float(count * (length - 1)),
+        "perplexity_ratio": round(float(int8 / fp32), 5),
+        "positions": float(np.maximum(ends - 1, 0).sum()),
     }
 
 
