@@ -24,12 +24,15 @@ def write_row_at(graph: GraphWriter, x: str, places: str) -> str:
 
 
 def write_mean(graph: GraphWriter, x: str, mask: str) -> str:
-    """The mean over the places of ``x`` [N, S, hidden] where ``mask`` int64 [N, S] is 1: [N, hidden]."""
+    """The mean over the places of ``x`` [N, S, hidden] where ``mask`` int64 [N, S] is 1: [N, hidden].
+
+    A product with the mask: ONNX Runtime's ReduceSum adds up the places of one row in another order than those of two.
+    """
     axis = graph.constant("places_axis", np.array([1], np.int64))
-    last = graph.constant("last_axis", np.array([-1], np.int64))
-    weights = graph.node("Unsqueeze", [graph.node("Cast", [mask], attributes={"to": 1}), last])
-    total = graph.node("ReduceSum", [graph.node("Mul", [x, weights]), axis], attributes={"keepdims": 0})
-    return graph.node("Div", [total, graph.node("ReduceSum", [weights, axis], attributes={"keepdims": 0})])
+    weights = graph.node("Cast", [mask], attributes={"to": 1})
+    product = graph.node("MatMul", [graph.node("Unsqueeze", [weights, axis]), x])
+    count = graph.node("ReduceSum", [weights, axis], attributes={"keepdims": 1})
+    return graph.node("Div", [graph.node("Squeeze", [product, axis]), count])
 
 
 def write_product(graph: GraphWriter, x: str, name: str, weights: Weights, output: str | None = None) -> str:
