@@ -19,11 +19,11 @@ def build_detector(source: Source, bench: Workbench, model: Any, pixels: PixelIn
     The scores are the softmax over all classes with the last, "no object", left out; the boxes come as centre and size
     and leave as corners, cut at the image's edges. Carion et al., End-to-End Object Detection with Transformers (2020).
     """
+    config, image = model.config, pixels.image
+    labels = labels_of(source, config.num_labels, config.id2label)
     bench.progress("exporting the FP32 graph")
     export_graph(_with_corners(model), bench.folder / FP32, pixels=pixels, outputs=["scores", "boxes"])
-    config, image = model.config, pixels.image
     description = f"{source.architecture} that reads {image.width} x {image.height} pixels."
-    labels = labels_of(source, config.num_labels, config.id2label)
     return image_card(source, bench, pixels, labels, description=description, detection=DetectionSpec())
 
 

@@ -2,7 +2,7 @@
 
 What is done about the exporter's habits (torch 2.9 to 2.15, opset 20):
 
-* adaptive pooling comes out as gathers over computed indices; it is written as a mean or as pooling before;
+* adaptive pooling comes out as gathers over computed indices: what it comes to is traced instead;
 * frozen batch norms (DETR's) come out as Mul and Add; as plain batch norms they are folded into their convolutions;
 * opsets above 21 have no CUDA kernels for MaxPool and others in ONNX Runtime 1.31;
 * every node carries a stack trace with paths of this machine; :mod:`pipeline.factory.export_cleanup` drops it.
@@ -74,10 +74,10 @@ def export_graph(module: Any, target: Path, *, pixels: PixelInput, outputs: Sequ
 
 def _export(torch: Any, whole: Any, pixels: PixelInput, outputs: Sequence[str]) -> onnx.ModelProto:
     shapes = ({0: torch.export.Dim("N")},)
-    program = torch.export.export(whole, (_images(torch, pixels, TRACED),), dynamic_shapes=shapes)
-    pooling = {torch.ops.aten.adaptive_avg_pool2d.default: _plain_pooling}
+    with _plain_pooling(torch):
+        program = torch.export.export(whole, (_images(torch, pixels, TRACED),), dynamic_shapes=shapes)
     exported = torch.onnx.export(
-        program.run_decompositions(pooling),
+        program,
         opset_version=OPSET,
         input_names=["pixels"],
         output_names=list(outputs),
@@ -87,10 +87,22 @@ def _export(torch: Any, whole: Any, pixels: PixelInput, outputs: Sequence[str]) 
     return exported.model_proto
 
 
-def _plain_pooling(x: Any, output_size: Sequence[int]) -> Any:
-    """Adaptive average pooling as what it comes to for one size of image: a mean, pooling, or two products."""
-    torch = import_framework("torch")
-    sizes = [(int(size), int(wanted)) for size, wanted in zip(x.shape[2:], output_size, strict=True)]
+def _plain_pooling(torch: Any) -> Any:
+    """Within this, adaptive average pooling is traced as what it comes to for one size of image."""
+
+    class PlainPooling(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.nn.functional.adaptive_avg_pool2d:
+                return _pooled(torch, *args, **(kwargs or {}))
+            return function(*args, **(kwargs or {}))
+
+    return PlainPooling()
+
+
+def _pooled(torch: Any, x: Any, output_size: Any) -> Any:
+    """A mean, pooling by equal windows, or two products."""
+    wanted_sizes = (output_size, output_size) if isinstance(output_size, int) else output_size
+    sizes = [(int(size), int(wanted)) for size, wanted in zip(x.shape[2:], wanted_sizes, strict=True)]
     if all(wanted == 1 for _, wanted in sizes):
         return x.mean((2, 3), keepdim=True)
     if all(size % wanted == 0 for size, wanted in sizes):
@@ -101,7 +113,7 @@ def _plain_pooling(x: Any, output_size: Sequence[int]) -> Any:
 
 
 def _windows(size: int, wanted: int) -> list[list[float]]:
-    """Adaptive pooling of one axis as a matrix [wanted, size]: window i is from floor(i s / w) to ceil((i + 1) s / w)."""
+    """Adaptive pooling of one axis as a matrix [wanted, size]: windows from floor(i s / w) to ceil((i + 1) s / w)."""
     matrix = []
     for index in range(wanted):
         start, end = index * size // wanted, -(-(index + 1) * size // wanted)

@@ -18,9 +18,9 @@ ARCHITECTURES = ("ResNetForImageClassification",)
 def _build(source: Source, bench: Workbench) -> ModelCard:
     pixels = pixel_input_of(source, folder_of(source), default_size=224)
     model = load_pretrained(source)
+    labels = labels_of(source, model.config.num_labels, model.config.id2label)
     bench.progress("exporting the FP32 graph")
     export_graph(_logits_of(model), bench.folder / FP32, pixels=pixels, outputs=["logits"])
-    labels = labels_of(source, model.config.num_labels, model.config.id2label)
     description = f"ResNet of {sum(model.config.depths)} blocks, {len(labels)} classes."
     return image_card(source, bench, pixels, labels, description=description)
 

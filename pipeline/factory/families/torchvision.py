@@ -41,10 +41,10 @@ class _Network(Struct, frozen=True):
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
     network = _load(source, bench)
+    labels = labels_of(source, network.classes, network.categories)
     pixels = with_hints(network.pixels, source.hints)
     bench.progress("exporting the FP32 graph")
     export_graph(network.module, bench.folder / FP32, pixels=pixels, outputs=["logits"])
-    labels = labels_of(source, network.classes, network.categories)
     description = f"torchvision's {source.architecture}, {network.classes} classes."
     return image_card(source, bench, pixels, labels, description=description)
 
