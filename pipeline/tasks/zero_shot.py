@@ -152,5 +152,9 @@ class ZeroShot:
         return self._encoder.run([item.text for item in items if item.text is not None])
 
     def _scores(self, image: Floats, labels: Sequence[Floats]) -> Scores:
-        cosines = np.stack([unit(label) for label in labels]).astype(np.float64) @ unit(image)
+        matrix = np.stack(labels).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosines = matrix @ unit(image) / np.linalg.norm(matrix, axis=1)
+        if not np.isfinite(cosines).all():
+            raise InferenceError("the model gave no finite embedding for a label")
         return softmax(self._spec.logit_scale * cosines)

@@ -136,8 +136,9 @@ def test_an_embedding_that_is_no_number_is_the_records_error(tmp_path: Path) -> 
     request = asking(6)
     item, _ = model.prepare(request)
     (row,) = model.run([item])
-    bad = np.full(10, np.nan, np.float32)
-    for broken in (replace(row, image=bad), replace(row, labels=(row.labels[0], bad, row.labels[2]))):
+    bad, zero = np.full(10, np.nan, np.float32), np.zeros(10, np.float32)
+    broken_rows = [replace(row, image=bad), *(replace(row, labels=(*row.labels[:2], last)) for last in (bad, zero))]
+    for broken in broken_rows:
         with pytest.raises(InferenceError, match="no finite embedding"):
             model.settle(request, item, broken, 1)
 
