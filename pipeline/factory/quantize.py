@@ -41,7 +41,7 @@ class Calibrated:
 
     def __init__(self, model: onnx.ModelProto, batches: Sequence[Feeds]) -> None:
         self.model = model
-        self._batches = batches
+        self.batches = batches
         self._ranges: dict[str, Range] = {}
         self._narrowed: dict[tuple[str, str], Range] = {}
         self._means: dict[str, npt.NDArray[Any]] | None = None
@@ -60,19 +60,19 @@ class Calibrated:
         plan = plan_quantization(self.model, excluded, outputs=outputs)
         quantized = write_qdq(self.model, plan, self.ranges(set(plan.tensors.values()), ranging), scheme)
         if self._means is None:
-            self._means = input_means(self.model, self._batches)
+            self._means = input_means(self.model, self.batches)
         correct_biases(self.model, quantized, self._means)
         return quantized
 
     def ranges(self, tensors: Collection[str], ranging: str) -> dict[str, Range]:
         """The range of each tensor over all batches."""
         if missing := [name for name in tensors if name not in self._ranges]:
-            self._ranges |= _extremes(self.model, missing, self._batches)
+            self._ranges |= _extremes(self.model, missing, self.batches)
         if ranging == "minmax":
             return {name: self._ranges[name] for name in tensors}
         if missing := [name for name in tensors if (ranging, name) not in self._narrowed]:
             histograms = {name: Histogram(self._ranges[name]) for name in missing}
-            for values in run_graph(with_probes(self.model, tensors=missing), self._batches):
+            for values in run_graph(with_probes(self.model, tensors=missing), self.batches):
                 for name, histogram in histograms.items():
                     histogram.add(values[name])
             self._narrowed |= {(ranging, name): bounds for name, bounds in narrowed(histograms, ranging).items()}

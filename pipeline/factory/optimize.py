@@ -1,0 +1,222 @@
+"""``millrace models optimize``: from the FP32 graphs of a version to variants that measurement admits.
+
+Each variant is made, run beside FP32 on samples that it was not calibrated on, and kept only if its figures are within
+the gate and a record's result does not depend on who shares its batch. The card says what was measured either way.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+from msgspec.structs import replace
+
+from pipeline.errors import ModelError
+from pipeline.factory.calibration import MAIN, Observation, graph_paths, observe
+from pipeline.factory.gates import broken_bounds, default_gate
+from pipeline.factory.optimize_measure import Bench, costs, figures_of
+from pipeline.factory.recipe import Gate, Progress
+from pipeline.factory.samples import Sample
+from pipeline.factory.variants import Draft, Material, drafts, providers_of
+from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
+from pipeline.models.cardfile import sha256_of, write_card
+from pipeline.models.install import install, locked, staging
+from pipeline.models.store import ServedModel
+from pipeline.settings import Settings
+
+__all__ = ["optimize", "optimize_folder"]
+
+FULL: VariantName = "fp32"
+LINKED = (".onnx", ".data")
+INVARIANT = "max_difference_in_other_batches"
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+def optimize(
+    model: ServedModel,
+    *,
+    variants: Sequence[VariantName],
+    calibration: Sequence[Sample],
+    evaluation: Sequence[Sample],
+    gate: Gate | None = None,
+    settings: Settings,
+    progress: Progress = lambda _: None,
+) -> ModelCard:
+    """Make ``variants`` of a version and put it back into the store with those that are admitted, whole or not at all.
+
+    Args:
+        model: has the variant ``fp32``.
+        variants: of :data:`pipeline.factory.variants.VARIANTS`.
+        calibration: what the ranges of static INT8 are taken from.
+        evaluation: what the variants are measured on; other samples than those.
+        gate: bounds in the place of the task's own (:func:`pipeline.factory.gates.default_gate`).
+        settings: ``models.store`` says where.
+        progress: told what is going on.
+
+    Returns:
+        the new card; a variant that failed is in its ``rejected``, with its figures and the reason.
+
+    Raises:
+        ModelError: there is no FP32, a sample cannot be read, a variant is unknown or cannot be made, or there is no
+            room or right to write. The store is then as it was.
+    """
+    store, card = settings.models.store_path, model.card
+    if FULL not in card.variants:
+        raise ModelError(
+            f"model {model.spec} has no fp32 variant to make others from. Pull it with --keep-fp32, or build it again."
+        )
+    size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
+    with locked(store, card.name), staging(store, card.name, (len(variants) + 1) * size) as scratch:
+        built = scratch / "built"
+        _link(model.folder, built, store)
+        finished = optimize_folder(
+            replace(model, folder=built),
+            variants=variants,
+            calibration=calibration,
+            evaluation=evaluation,
+            gate=gate,
+            settings=settings,
+            progress=progress,
+        )
+        write_card(finished, built)
+        install(built, store / card.name / card.version)
+    return finished
+
+
+def optimize_folder(
+    model: ServedModel,
+    *,
+    variants: Sequence[VariantName],
+    calibration: Sequence[Sample],
+    evaluation: Sequence[Sample],
+    gate: Gate | None = None,
+    settings: Settings,
+    progress: Progress = lambda _: None,
+) -> ModelCard:
+    """As :func:`optimize`, in a folder that is not in the store yet: writes the admitted graphs, returns the card."""
+    model.verify(FULL)
+    progress("running FP32 on the samples")
+    bench = Bench.of(model, evaluation, settings)
+    feeds = _feeds(model, calibration, settings)
+    card = _with_costs(model, bench, progress)
+    if gate is not None:
+        _check_names(gate, card.variants[FULL].measured)
+    material = Material(task=card.task, graphs=graph_paths(model, FULL), feeds=feeds, progress=progress)
+    for variant in variants:
+        progress(f"making {variant}")
+        card = _made(variant, replace(model, card=card), material, bench, gate or default_gate(card.task), progress)
+    return card
+
+
+def _made(
+    variant: VariantName, model: ServedModel, material: Material, bench: Bench, gate: Gate, progress: Progress
+) -> ModelCard:
+    """The card with the variant, admitted or rejected."""
+    card, tries = model.card, list[Rejected]()
+    for draft in drafts(variant, material):
+        candidate = _written(variant, draft, model)
+        measured = figures_of(candidate, variant, bench)
+        reasons = _reasons(measured, gate, candidate.card.variants[variant])
+        if not reasons:
+            progress(f"{variant}: admitted")
+            measured |= _of_tries(tries, gate) | costs(candidate, variant, bench, full=card.variants[FULL].measured)
+            kept = replace(candidate.card.variants[variant], measured=measured)
+            rejected = {name: why for name, why in card.rejected.items() if name != variant}
+            return replace(card, variants=card.variants | {variant: kept}, rejected=rejected)
+        progress(f"{variant}: {'; '.join(reasons)}")
+        tries.append(Rejected(method=draft.method, reason="; ".join(reasons), measured=measured))
+        if measured.get(INVARIANT, 0.0) != 0 and "cpu" in providers_of(variant):
+            break  # leaving layers out would not change that
+    _remove(variant, model)
+    last = tries[-1]
+    last = replace(last, measured=last.measured | _of_tries(tries[:-1], gate))
+    others = {name: kept for name, kept in card.variants.items() if name != variant}
+    return replace(card, variants=others, rejected=card.rejected | {variant: last})
+
+
+def _reasons(measured: Mapping[str, float], gate: Gate, variant: Variant) -> list[str]:
+    reasons = broken_bounds(measured, gate)
+    moved = measured.get(INVARIANT, 0.0)
+    # A variant for GPUs is run here for its accuracy; its batches are another matter on its own device.
+    if "cpu" in variant.providers and moved != 0:
+        reasons.append(f"it is not batch-invariant: a result moves by {moved:g} when other records share its batch")
+    return reasons
+
+
+def _check_names(gate: Gate, measured: Mapping[str, float]) -> None:
+    """Refuse a bound of a figure that nothing measures: it would pass whatever comes. Raises ModelError."""
+    if unknown := sorted({*gate.at_least, *gate.at_most} - measured.keys()):
+        raise ModelError(
+            f"the gate names {', '.join(unknown)}, which is not measured here. There are {', '.join(sorted(measured))}."
+        )
+
+
+def _of_tries(tries: Sequence[Rejected], gate: Gate) -> dict[str, float]:
+    """What the gate looks at, of each try that failed: ``try_1_mean_kl`` and so on."""
+    names = [*gate.at_least, *gate.at_most]
+    return {
+        f"try_{number}_{name}": one.measured[name]
+        for number, one in enumerate(tries, 1)
+        for name in names
+        if name in one.measured
+    }
+
+
+def _written(variant: VariantName, draft: Draft, model: ServedModel) -> ServedModel:
+    """The model with the draft's graphs in its folder, and in its card."""
+    files = {role: f"{variant}.onnx" if role == MAIN else f"{variant}.{role}.onnx" for role in draft.graphs}
+    for role, graph in draft.graphs.items():
+        target = model.folder / files[role]
+        target.unlink(missing_ok=True)  # it may be a link to a file of the store
+        onnx.save(graph, target)
+    digests = {role: sha256_of(model.folder / file) for role, file in files.items()}
+    made = Variant(
+        file=files[MAIN],
+        sha256=digests[MAIN],
+        parts={role: GraphFile(file=file, sha256=digests[role]) for role, file in files.items() if role != MAIN},
+        providers=providers_of(variant),
+        method=draft.method,
+    )
+    return replace(model, card=replace(model.card, variants=model.card.variants | {variant: made}))
+
+
+def _remove(variant: VariantName, model: ServedModel) -> None:
+    for file in model.folder.glob(f"{variant}.*"):
+        if file.name == f"{variant}.onnx" or file.suffix == ".onnx":
+            file.unlink()
+
+
+def _with_costs(model: ServedModel, bench: Bench, progress: Progress) -> ModelCard:
+    progress("measuring FP32")
+    card = model.card
+    full = card.variants[FULL]
+    measured = full.measured | figures_of(model, FULL, bench) | costs(model, FULL, bench)
+    return replace(card, variants=card.variants | {FULL: replace(full, measured=measured)})
+
+
+def _feeds(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> dict[str, Sequence[Feeds]]:
+    """What the samples feed each graph; a decoder needs none."""
+    if model.card.task == "text-generation":
+        return {}
+    seen: list[Observation] = observe(model, FULL, samples, settings)
+    roles = {role for one in seen for role in one.feeds}
+    return {role: [one.feeds[role] for one in seen if role in one.feeds] for role in roles}
+
+
+def _link(source: Path, target: Path, store: Path) -> None:
+    """A copy of a version's folder, whose graphs take no room where they are in the store too.
+
+    Only graphs are linked, for they are replaced and never written over; a card that was written through a link would
+    change the version that is being served.
+    """
+    target.mkdir()
+    for file in source.iterdir():
+        if file.suffix in LINKED and source.resolve().is_relative_to(store.resolve()):
+            os.link(file, target / file.name)
+        elif file.is_file():
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,114 @@
+"""Finds the layers that bear INT8 badly, so that they can stay in floats.
+
+First by each layer's own error, all in one run: the FP32 graph computes every product a second time on quantized inputs
+and weights. The worst are then judged by what counts, the error of the graph's output when that one stays in floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from pipeline.factory.calibration_ranges import Probe, with_probes
+from pipeline.factory.quantize import Calibrated, run_graph
+from pipeline.factory.quantize_graph import Scheme
+from pipeline.factory.quantize_plan import Layer, find_layers
+
+__all__ = ["layer_errors", "output_error", "ranked"]
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+JUDGED = 12
+"""How many of the worst layers are tried one by one."""
+
+
+def output_error(full: onnx.ModelProto, ours: onnx.ModelProto, batches: Sequence[Feeds]) -> float:
+    """The mean square of what ``ours`` gives otherwise, as a share of the mean square of what FP32 gives."""
+    errors, sizes = 0.0, 0.0
+    for one, other in zip(run_graph(full, batches), run_graph(ours, batches), strict=True):
+        for name, values in one.items():
+            # Each output counts alike, whatever its unit.
+            size = float(np.square(values, dtype=np.float64).sum()) or 1.0
+            errors += float(np.square(values - other[name], dtype=np.float64).sum()) / size
+            sizes += 1
+    return errors / max(sizes, 1)
+
+
+def layer_errors(
+    graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Feeds], excluded: Collection[str] = ()
+) -> dict[str, float]:
+    """Of each layer, by node name: the error of its own output on quantized inputs, as a share of it."""
+    quantized = graph.quantized(scheme, ranging=ranging, excluded=excluded)
+    layers = [layer for layer in find_layers(graph.model) if layer.name not in excluded]
+    probes, doubled = _with_doubles(graph.model, quantized, layers)
+    sums = dict.fromkeys((probe.name for probe in probes), 0.0)
+    for values in run_graph(with_probes(doubled, probes), batches):
+        for name, value in values.items():
+            sums[name] += float(value)
+    return {layer.name: sums[f"error of {layer.name}"] / max(sums[f"size of {layer.name}"], 1e-30) for layer in layers}
+
+
+def ranked(graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Feeds]) -> list[Layer]:
+    """The layers, those first whose staying in floats helps the graph's output most."""
+    errors = layer_errors(graph, scheme, ranging, batches)
+    layers = sorted(find_layers(graph.model), key=lambda layer: -errors[layer.name])
+    judged = {
+        layer.name: output_error(graph.model, graph.quantized(scheme, ranging=ranging, excluded={layer.name}), batches)
+        for layer in layers[:JUDGED]
+    }
+    return sorted(layers[:JUDGED], key=lambda layer: judged[layer.name]) + layers[JUDGED:]
+
+
+def _with_doubles(
+    full: onnx.ModelProto, quantized: onnx.ModelProto, layers: Sequence[Layer]
+) -> tuple[list[Probe], onnx.ModelProto]:
+    """The FP32 graph and, beside each layer, the same on quantized inputs; probes of the squared difference."""
+    nodes = {node.name: node for node in full.graph.node}
+    makers = {node.output[0]: node for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+    quantizers = {node.output[0]: node for node in quantized.graph.node if node.op_type == "QuantizeLinear"}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(full)
+    have = {item.name for item in full.graph.initializer}
+    copy.graph.initializer.extend(item for item in quantized.graph.initializer if item.name not in have)
+    probes, added = [], {}
+    for layer in layers:
+        node = next(item for item in quantized.graph.node if item.name == layer.name)
+        weight = makers[node.input[1]]
+        value = makers[node.input[0]]
+        # The quantizer reads the FP32 graph's tensor here, not what came of the layers before it.
+        rounding = _renamed(quantizers[value.input[0]], layer.input, [layer.input])
+        reading = _renamed(value, layer.input, [rounding.output[0]])
+        added |= {item.output[0]: item for item in (rounding, reading, weight)}
+        double = helper.make_node(layer.op, [], [f"double of {layer.name}"], name=f"double of {layer.name}")
+        double.attribute.extend(nodes[layer.name].attribute)
+        double.input.extend([reading.output[0], weight.output[0], *nodes[layer.name].input[2:]])
+        added[double.name] = double
+        added |= _squares(layer, nodes[layer.name].output[0], double.output[0])
+        probes += [Probe(f"{what} of {layer.name}", "ReduceMean", f"{what} squared of {layer.name}") for what in WHAT]
+    copy.graph.node.extend(added.values())
+    return probes, copy
+
+
+WHAT = ("error", "size")
+
+
+def _squares(layer: Layer, exact: str, double: str) -> dict[str, Any]:
+    error = f"difference of {layer.name}"
+    made = [
+        helper.make_node("Sub", [exact, double], [error]),
+        helper.make_node("Mul", [error, error], [f"error squared of {layer.name}"]),
+        helper.make_node("Mul", [exact, exact], [f"size squared of {layer.name}"]),
+    ]
+    return {node.output[0]: node for node in made}
+
+
+def _renamed(node: Any, tensor: str, inputs: Sequence[str]) -> Any:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = copy.output[0] = f"{node.op_type} beside {tensor}"
+    copy.input[: len(inputs)] = inputs
+    return copy
