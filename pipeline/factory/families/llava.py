@@ -1,0 +1,96 @@
+"""LLaVA: a CLIP or SigLIP tower before a Llama, Mistral or Qwen; it answers questions about an image."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from tokenizers import Tokenizer
+
+from pipeline.errors import ModelError
+from pipeline.factory.decoder_file import write_fp32
+from pipeline.factory.decoder_text import folder_of, read_text_spec, text_files
+from pipeline.factory.decoder_vision import build_vision
+from pipeline.factory.encoder_file import write_graph
+from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.image_spec import read_pixel_input
+from pipeline.factory.llava_parts import (
+    LlavaConfig,
+    decoder_spec,
+    decoder_weights,
+    read_llava,
+    vision_graph,
+    vision_weights,
+)
+from pipeline.factory.safetensors_file import Tensors, read_safetensors
+from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant, VisionSpec
+
+__all__ = ["FAMILY"]
+
+ARCHITECTURES = ("LlavaForConditionalGeneration",)
+
+
+def _build(source: Source, bench: Workbench) -> ModelCard:
+    config = read_llava(source.config, source.origin)
+    tensors = read_safetensors(folder_of(source))
+    bench.progress("writing the FP32 graph of the decoder")
+    spec = decoder_spec(config, tensors, source.origin)
+    decoder = write_fp32(spec, decoder_weights(tensors, spec, source.origin), bench.folder)
+    text = read_text_spec(source, bench, spec)
+    bench.progress("writing the FP32 graph of the images")
+    variant, image, rows = _write_vision(config, tensors, source, bench, decoder)
+    vision = VisionSpec(
+        image_token=_image_token(config, source, bench),
+        image_token_id=config.image_token_id,
+        image_tokens=rows,
+        hidden=spec.hidden,
+    )
+    return _card(source, bench, variant, text, image, vision)
+
+
+def _write_vision(
+    config: LlavaConfig, tensors: Tensors, source: Source, bench: Workbench, decoder: Variant
+) -> tuple[Variant, ImageSpec, int]:
+    """The variant with its vision graph, the images that this reads, and the rows that it makes of one."""
+    pixels = read_pixel_input(
+        folder_of(source), channels=config.vision_config.num_channels, default_size=config.vision_config.image_size
+    )
+    graph = vision_graph(config, pixels, source.origin)
+    weights = vision_weights(tensors, config, graph, source.origin)
+    parts = write_graph(lambda: build_vision(graph, weights), bench.folder / "fp32.vision.onnx", None, "vision")
+    return replace(decoder, parts=decoder.parts | parts), pixels.image, graph.rows
+
+
+def _image_token(config: LlavaConfig, source: Source, bench: Workbench) -> str:
+    token = Tokenizer.from_file(str(bench.folder / "tokenizer.json")).id_to_token(config.image_token_id)
+    if token is None:
+        raise ModelError(
+            f"{source.origin}: the tokenizer has no token {config.image_token_id}, which config.json says stands for "
+            "an image. Add it as a special token."
+        )
+    return str(token)
+
+
+def _card(
+    source: Source, bench: Workbench, variant: Variant, text: TextSpec, image: ImageSpec, vision: VisionSpec
+) -> ModelCard:
+    return ModelCard(
+        name=bench.name,
+        version=bench.version,
+        task="image-to-text",
+        description=f"{source.architecture} of {text.layers} layers, {vision.image_tokens} rows an image.",
+        license=source.license,
+        source=source.origin,
+        variants={"fp32": variant},
+        text=text,
+        image=image,
+        vision=vision,
+        files=text_files(bench.folder),
+    )
+
+
+FAMILY = Family(
+    name="llava",
+    tasks=("image-to-text",),
+    architectures=ARCHITECTURES,
+    accepts=lambda source: source.architecture in ARCHITECTURES,
+    build=_build,
+)
