@@ -7,6 +7,8 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
@@ -16,11 +18,27 @@ __all__ = ["SteadyFlow"]
 
 
 class SteadyFlow:
-    """Sends a prompt to every partition each ``interval_s`` seconds, and reads the outcomes as they are committed."""
+    """Sends a record to every partition each ``interval_s`` seconds, and reads the outcomes as they are committed.
 
-    def __init__(self, kafka: KafkaSettings, interval_s: float) -> None:
+    Args:
+        kafka: where the topics are.
+        interval_s: between two records of one partition.
+        topic: of the records; prompts by default.
+        values: of the records, in turn.
+
+    Attributes:
+        sent: records of each partition.
+        outcomes: what has come out.
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, interval_s: float, topic: str = "", values: Sequence[bytes] = (b"a prompt",)
+    ) -> None:
         self._kafka = kafka
         self._interval_s = interval_s
+        self._topic = topic or kafka.prompts
+        self._values = itertools.cycle(values)
+        self.outcomes: list[dict[str, Any]] = []
         self.sent: Counter[int] = Counter()
         self._arrivals: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
         self._enough, self._ended = threading.Event(), threading.Event()
@@ -66,7 +84,7 @@ class SteadyFlow:
         at = time.monotonic()
         while not self._enough.is_set():
             for number in range(self._kafka.partitions):
-                producer.produce(self._kafka.prompts, b"a prompt", partition=number)
+                producer.produce(self._topic, next(self._values), partition=number)
                 self.sent[number] += 1
                 at += self._interval_s / self._kafka.partitions
                 time.sleep(max(0.0, at - time.monotonic()))
@@ -83,12 +101,13 @@ class SteadyFlow:
             }
         )
         partitions = range(self._kafka.partitions)
-        consumer.assign([TopicPartition(self._kafka.prompt_results, number, 0) for number in partitions])
+        consumer.assign([TopicPartition(f"{self._topic}.results", number, 0) for number in partitions])
         while not self._ended.is_set():
             found = consumer.consume(1, 0.1)
             found += consumer.consume(500, 0) if found else []
             now = time.monotonic()
             for message in found:
-                source = json.loads(message.value() or b"")["source"]
+                self.outcomes.append(json.loads(message.value() or b""))
+                source = self.outcomes[-1]["source"]
                 self._arrivals[source["partition"]].append((now, source["offset"]))
         consumer.close()

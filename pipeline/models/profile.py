@@ -32,7 +32,7 @@ class Point(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         threads: of ONNX Runtime.
         batch_size: records in each run; of a text generation model, answers decoded at once.
         per_second: records, or tokens decoded, all answers together.
-        prefill_per_second: tokens of one prompt read; 0 where there is none.
+        prefill_per_second: tokens of one prompt read; 0 where that was not measured.
     """
 
     variant: VariantName
