@@ -11,7 +11,7 @@ __all__ = ["clean_up"]
 
 
 def clean_up(model: onnx.ModelProto) -> None:
-    """Change ``model`` in place: pooling by its name, flattening by its name, no unused nodes, no traces of the trace.
+    """Change ``model`` in place: pooling and flattening by their names, ``N`` for the batch, nothing unused or private.
 
     A mean over height and width becomes GlobalAveragePool (and Flatten, where the axes are dropped): only that has an
     INT8 kernel. A Reshape of [N, C, 1, 1] to [N, C] becomes Flatten, which needs no computed shape.
@@ -23,6 +23,8 @@ def clean_up(model: onnx.ModelProto) -> None:
     del graph.node[:]
     for node in nodes:
         graph.node.extend(_rewritten(node, constants, pooled))
+    for item in (*graph.input, *graph.output):
+        item.type.tensor_type.shape.dim[0].dim_param = "N"
     _drop_unused(graph)
     _drop_traces(model)
 
