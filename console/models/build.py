@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from console.models.describe import is_promoted, megabytes, summary
+from console.models.optimize import OptimizeOptions, optimize_model, optimize_options
 from console.models.parameters import NUMBERS, SIZE
 from console.output import Output, json_option
 from console.progress import step_progress
@@ -32,25 +34,33 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for torchvision:NAME.")
 @click.option("--labels", type=FILE, help="What the classes are called, one a line.")
 @click.option("--tokenizer", type=FILE, help="A tokenizer.json, where it is not beside the model.")
-@click.option("--size", type=SIZE, help="Of the images, where the model takes any.")
+@click.option("--size", type=SIZE, metavar="SIDE|HEIGHTxWIDTH", help="Of the images, where the model takes any.")
 @click.option("--mean", type=NUMBERS, help="Taken from the pixels, which are in [0, 1]; one number or one a channel.")
 @click.option("--std", type=NUMBERS, help="What the pixels are then divided by.")
 @click.option("--force", is_flag=True, help="Replace the version if it is there.")
+@optimize_options
 @json_option
-def build(source: str, *, name: str | None, version: str | None, force: bool, as_json: bool, **options: Any) -> None:
+def build(source: str, *, name: str | None, version: str | None, force: bool, as_json: bool, **options: Any) -> int:
     """Build a model: FP32 graphs and a card, tried out before they are put into the store.
 
     SOURCE is a folder with config.json and *.safetensors, hf:ORG/NAME or ORG/NAME (fetched from the Hugging Face hub),
     torchvision:NAME, or an .onnx file. No code that comes with a model is run, and no pickle is read.
+
+    With --variant (or samples) it is optimized too, as `millrace models optimize` does: see its help.
     """
     settings, output = load_settings(), Output(as_json=as_json)
+    optimizing = OptimizeOptions(**{field: options.pop(field) for field in OptimizeOptions.__struct_fields__})
+    missing: Sequence[str] = ()
     model = _build(source, name, version, settings, output, force=force, options=options)
+    if optimizing != OptimizeOptions():
+        model, missing = optimize_model(model, optimizing, settings, output)
     promoted = is_promoted(model, settings)
     output.say(f"{model.spec} is built: {model.card.task}, {megabytes(model)}, in {model.folder}")
     if not promoted:
         output.say(f"It waits to be promoted: millrace models promote {model.card.name} {model.card.version}")
     if as_json:
         output.document(summary(model, settings))
+    return int(bool(missing))
 
 
 def _build(

@@ -1,23 +1,64 @@
-"""Samples for calibration and evaluation: from a folder, a JSONL file, or a stretch of a Kafka topic."""
+"""Samples for calibration and evaluation: from folders, JSONL files, or stretches of Kafka topics."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from console.output import Output
 from pipeline.errors import ModelError
+from pipeline.models.card import ModelCard
 from schemas.messages import Task
 from schemas.tasks import TASKS, Kind
 
 if TYPE_CHECKING:
     from pipeline.factory.samples import Sample
 
-__all__ = ["load_samples"]
+__all__ = ["find_samples", "load_samples"]
+
+
+def find_samples(
+    card: ModelCard,
+    calibration: Sequence[str],
+    evaluation: Sequence[str],
+    output: Output,
+    progress: Callable[[str], None],
+) -> tuple[list[Sample], list[Sample]]:
+    """Samples to calibrate on, and others to measure on.
+
+    Where only one of them is given, every second of its samples is for calibration and the others for measuring; where
+    neither is, Millrace's own photos and sentences are taken.
+
+    Args:
+        card: of the model.
+        calibration: sources as :func:`load_samples` takes them.
+        evaluation: likewise.
+        output: told where the samples come from.
+        progress: told what is going on.
+
+    Raises:
+        ModelError: samples cannot be read.
+        TransportError: a stretch cannot be read, or holds nothing.
+    """
+    if not calibration and not evaluation:
+        return _own_samples(card, output, progress)
+    ranges, measured = (
+        [sample for text in texts for sample in load_samples(text, card.task, output)]
+        for texts in (calibration, evaluation)
+    )
+    if calibration and evaluation:
+        return ranges, measured
+    given = ranges or measured
+    if len(given) < 2:
+        raise ModelError("one sample is not enough: some are for calibration and others for evaluation. Give more.")
+    output.say(f"{len(given)} samples: every second one is for calibration, the others are for evaluation")
+    return given[::2], given[1::2]
 
 
 def load_samples(text: str, task: Task, output: Output) -> list[Sample]:
-    """What ``text`` names: a path, or ``kafka:TOPIC[/PARTITION][:FROM-TO]``.
+    """What ``text`` names: a folder, a JSONL file, or ``kafka:TOPIC[/PARTITION][:FROM-TO]``.
 
     Args:
         text: as on the command line.
@@ -32,6 +73,19 @@ def load_samples(text: str, task: Task, output: Output) -> list[Sample]:
     from pipeline.factory.samples import read_samples
 
     return _from_kafka(text, task, output) if text.startswith(PREFIX) else read_samples(Path(text).expanduser())
+
+
+def _own_samples(card: ModelCard, output: Output, progress: Callable[[str], None]) -> tuple[list[Sample], list[Sample]]:
+    from pipeline.factory.samples_default import default_samples
+
+    if card.task == "image-to-text":
+        raise ModelError(
+            f"model {card.name}@{card.version}: there are no images with questions here to measure it on. Give some: "
+            "--calibration FILE with lines of image, prompt and answer."
+        )
+    output.say("measured on Millrace's own photos and sentences; --calibration and --evaluation name yours")
+    with tempfile.TemporaryDirectory(prefix="millrace-samples-") as scratch:
+        return default_samples(card, Path(scratch), progress)
 
 
 def _from_kafka(text: str, task: Task, output: Output) -> list[Sample]:
