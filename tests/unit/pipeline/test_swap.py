@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,18 @@ import pytest
 from pipeline.engine import Engine
 from pipeline.models.pointer import write_pointer
 from pipeline.models.store import find_model
-from pipeline.runtime.fakes import FakeBackend, FakeDecoder, FakeSession, fake_generator
+from pipeline.runtime.fakes import (
+    FakeBackend,
+    FakeDecoder,
+    FakeSession,
+    fake_classifier,
+    fake_detector,
+    fake_embedder,
+    fake_generator,
+    fake_reader,
+    fake_text_classifier,
+    fake_zero_shot,
+)
 from pipeline.runtime.session import CacheLayout, SessionError
 from schemas.messages import Outcome, TokenPiece
 from tests.model_store import put_version
@@ -39,7 +51,7 @@ class Device(FakeBackend):
         super().__init__(fault=self._fault)
         self.held, self.released = threading.Event(), threading.Event()
         self.opening: dict[str, Callable[[], None]] = {}
-        self.sessions: dict[str, weakref.ref[Any]] = {}
+        self._sessions: dict[str, list[weakref.ref[Any]]] = {}
         self.fails: set[str] = set()
 
     def open_session(self, path: Path) -> FakeSession:
@@ -51,10 +63,14 @@ class Device(FakeBackend):
     def _watched(self, path: Path, session: S) -> S:
         version = path.parent.name
         self.opening.get(version, lambda: None)()
-        self.sessions[version] = weakref.ref(session)
+        self._sessions.setdefault(version, []).append(weakref.ref(session))
         if version in self.fails:
             session._fault = lambda _: True
         return session
+
+    def alive(self, version: str) -> int:
+        """How many of the sessions that were opened for a version are still there."""
+        return sum(session() is not None for session in self._sessions[version])
 
     def _fault(self, inputs: Any) -> bool:
         if (np.asarray(inputs) == PLUG).any():
@@ -145,13 +161,13 @@ async def test_the_promoted_version_answers_while_the_one_before_finishes_and_th
     later = asyncio.create_task(served.engine.submit(image_request(2)))
     await asyncio.sleep(0.05)
     assert not plugged.done()
-    assert served.device.sessions["1"]() is not None
+    assert served.device.alive("1") == 1
     served.device.released.set()
     outcomes = await asyncio.gather(plugged, behind, later)
     assert [outcome.model.version for outcome in outcomes if outcome.model] == ["1", "1", "2"]
     assert {outcome.status for outcome in outcomes} == {"ok"}
-    await until(lambda: served.device.sessions["1"]() is None)
-    assert served.device.sessions["2"]() is not None
+    await until(lambda: not served.device.alive("1"))
+    assert served.device.alive("2") == 1
     assert served.swaps("ok") == 1
 
 
@@ -191,7 +207,33 @@ async def test_texts_in_slots_finish_on_the_old_version_and_their_pieces_keep_th
     assert (new.model.version, new.output.text) == ("2", "xyz")
     assert {piece.outcome_id for piece in pieces} == {old.id}
     assert [piece.index for piece in pieces] == list(range(len(pieces)))
-    await until(lambda: served.device.sessions["1"]() is None)
+    await until(lambda: not served.device.alive("1"))
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize(
+    ("make", "request_of"),
+    [
+        (fake_classifier, image_request),
+        (fake_detector, partial(image_request, task="object-detection")),
+        (fake_zero_shot, partial(image_request, task="embeddings")),
+        (fake_text_classifier, partial(text_request, task="text-classification")),
+        (fake_embedder, partial(text_request, task="embeddings")),
+        (fake_generator, text_request),
+        (fake_reader, partial(image_request, task="image-to-text", prompt="what?")),
+    ],
+)
+async def test_a_model_of_any_task_takes_over_and_the_one_before_keeps_no_session(
+    tmp_path: Path, serve: Any, make: Any, request_of: Any
+) -> None:
+    put_two(tmp_path, make=make)
+    served = await serve()
+    assert (await served.engine.submit(request_of())).model.version == "1"
+    served.promote("2")
+    await served.serves("2")
+    assert (await served.engine.submit(request_of())).model.version == "2"
+    await until(lambda: not served.device.alive("1"))
+    assert served.device.alive("2")
 
 
 def damage(folder: Path, served: Served) -> None:
@@ -283,7 +325,7 @@ async def test_a_session_whose_warm_up_failed_is_let_go(tmp_path: Path, serve: A
     served.device.fails.add("2")
     served.promote("2")
     await until(lambda: served.swaps("refused"))
-    await until(lambda: served.device.sessions["2"]() is None)
+    await until(lambda: not served.device.alive("2"))
 
 
 async def test_what_was_refused_is_tried_again_when_it_is_promoted_again(tmp_path: Path, serve: Any) -> None:
