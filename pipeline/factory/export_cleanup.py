@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import onnx
@@ -25,8 +26,25 @@ def clean_up(model: onnx.ModelProto) -> None:
         graph.node.extend(_rewritten(node, constants, pooled))
     for item in (*graph.input, *graph.output):
         item.type.tensor_type.shape.dim[0].dim_param = "N"
+    _fold_factors(graph, constants)
     _drop_unused(graph)
     _drop_traces(model)
+
+
+def _fold_factors(graph: Any, constants: dict[str, Any]) -> None:
+    """Multiply a convolution's weights by the factors [C, 1, 1] that a Mul before it puts on its input alone."""
+    read = Counter(name for node in graph.node for name in node.input)
+    scaled = {node.output[0]: node for node in graph.node if node.op_type == "Mul"}
+    for node in graph.node:
+        product = scaled.get(node.input[0]) if node.op_type == "Conv" else None
+        if product is None or read[node.input[0]] > 1 or read[node.input[1]] > 1:
+            continue
+        factors, weight = constants.get(product.input[1]), constants.get(node.input[1])
+        if factors is None or weight is None or list(factors.dims) != [weight.dims[1], 1, 1]:
+            continue
+        folded = numpy_helper.to_array(weight) * numpy_helper.to_array(factors)
+        weight.CopyFrom(numpy_helper.from_array(folded, weight.name))
+        node.input[0] = product.input[0]
 
 
 def _rewritten(node: Any, constants: dict[str, Any], pooled: set[str]) -> list[Any]:

@@ -2,7 +2,8 @@
 
 ``pixels`` uint8 [N, height, width, channels] becomes float32 [N, channels, height, width]:
 ``(pixels - centre) * scale``, channel by channel, with the factors of :class:`~pipeline.factory.image_spec.PixelInput`.
-A Sub and a Mul, because static INT8 would round an Add twice: it has a kernel for that.
+A Sub and a Mul, because static INT8 would round an Add twice: it has a kernel for that. Channels go first while they
+are bytes: ONNX Runtime spreads a factor over a whole plane faster than over three neighbours.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ def write_pixels(graph: GraphWriter, pixels: PixelInput, name: str = "pixels") -
     """Declare the input ``name`` and write what makes numbers of it. Returns float32 [N, channels, height, width]."""
     image = pixels.image
     raw = graph.input(name, "uint8", ["N", image.height, image.width, image.channels])
-    centre = graph.constant(f"{name}.centre", np.array(pixels.centre, np.float32))
-    scale = graph.constant(f"{name}.scale", np.array(pixels.scale, np.float32))
-    numbers = graph.node("Cast", [raw], attributes={"to": 1})
-    scaled = graph.node("Mul", [graph.node("Sub", [numbers, centre]), scale])
-    return graph.node("Transpose", [scaled], attributes={"perm": [0, 3, 1, 2]})
+    centre = graph.constant(f"{name}.centre", np.array(pixels.centre, np.float32).reshape(-1, 1, 1))
+    scale = graph.constant(f"{name}.scale", np.array(pixels.scale, np.float32).reshape(-1, 1, 1))
+    numbers = graph.node(
+        "Cast", [graph.node("Transpose", [raw], attributes={"perm": [0, 3, 1, 2]})], attributes={"to": 1}
+    )
+    return graph.node("Mul", [graph.node("Sub", [numbers, centre]), scale])
 
 
 def with_pixels(module: Any, pixels: PixelInput) -> Any:
@@ -36,10 +38,10 @@ def with_pixels(module: Any, pixels: PixelInput) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.inner = module
-            self.register_buffer("centre", torch.tensor(pixels.centre))
-            self.register_buffer("scale", torch.tensor(pixels.scale))
+            self.register_buffer("centre", torch.tensor(pixels.centre).reshape(-1, 1, 1))
+            self.register_buffer("scale", torch.tensor(pixels.scale).reshape(-1, 1, 1))
 
         def forward(self, pixels: Any) -> Any:
-            return self.inner(((pixels.float() - self.centre) * self.scale).permute(0, 3, 1, 2))
+            return self.inner((pixels.permute(0, 3, 1, 2).float() - self.centre) * self.scale)
 
     return FromPixels().eval()

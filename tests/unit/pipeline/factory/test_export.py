@@ -72,7 +72,7 @@ def test_norms_are_folded_and_pooling_has_its_own_operators(exported: Any) -> No
     assert found["Conv"] == 2
     assert (found["AveragePool"], found["GlobalAveragePool"], found["MatMul"]) == (1, 2, 2)
     assert {"BatchNormalization", "ReduceMean", "Gather", "Range", "Shape"}.isdisjoint(found)
-    assert (found["Mul"], found["Add"]) == (1, 0)  # the pixels'
+    assert (found["Sub"], found["Mul"], found["Add"]) == (1, 0, 0)  # the pixels' factors are in the first weights
 
 
 def test_the_batch_is_free_and_the_size_is_not(exported: Any) -> None:
