@@ -17,9 +17,13 @@ from PIL import Image
 from agents.clients import NewRecord, Sender
 from pipeline.factory.build import build
 from pipeline.factory.family import Hints
+from pipeline.factory.optimize import optimize
+from pipeline.factory.recipe import Gate
+from pipeline.factory.samples import Sample
 from pipeline.factory.source import resolve_source
 from pipeline.models.store import ServedModel
 from pipeline.settings import KafkaSettings, ModelSettings, RuntimeSettings, Settings
+from schemas.messages import Task
 from tests.records import read_outcomes
 from tests.tiny_sources import TINY_SOURCES
 from tests.workers import StartWorker
@@ -74,17 +78,32 @@ QUESTIONS = (
 )
 
 
+SAMPLES = {
+    "text": [Sample(text=f"sample {number} {'and more ' * number}") for number in range(4)],
+    "image": [Sample(image=image_of(number)) for number in range(4)],
+    "both": [Sample(image=image_of(number), text="<image>what is it", answer="a cat") for number in range(4)],
+}
+SAMPLES_OF: dict[Task, tuple[str, ...]] = {
+    "image-classification": ("image",),
+    "object-detection": ("image",),
+    "zero-shot-image-classification": ("image", "text"),
+    "image-to-text": ("both",),
+}
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where every family's tiny model is, in FP32 and INT8."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("families")
+    root, threads = tmp_path_factory.mktemp("families"), torch.get_num_threads()
     settings = Settings(models=ModelSettings(store=str(root / "store")), runtime=RuntimeSettings(provider="cpu"))
-    for name in TINY_SOURCES:
-        build_tiny(name, root, settings)
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        # It takes a process for each variant, and has tests of its own.
+        patch.setattr("pipeline.factory.optimize_measure.memory_megabytes", lambda *_: None)
+        for name in TINY_SOURCES:
+            make_int8(build_tiny(name, root, settings), settings)
     yield root / "store"
     torch.set_num_threads(threads)
 
@@ -94,6 +113,13 @@ def build_tiny(name: str, root: Path, settings: Settings) -> ServedModel:
     text, checkpoint = (f"torchvision:{made.stem}", made) if made.is_file() else (str(made), None)
     source = resolve_source(text, checkpoint=checkpoint, hints=Hints(size=(SIDE, SIDE)))
     return build(source, settings, name=name)
+
+
+def make_int8(model: ServedModel, settings: Settings) -> None:
+    """Random weights say nothing of what INT8 costs, so the gate asks for nothing but batch invariance."""
+    samples = [sample for kind in SAMPLES_OF.get(model.card.task, ("text",)) for sample in SAMPLES[kind]]
+    card = optimize(model, variants=("int8",), calibration=samples, evaluation=samples, gate=Gate(), settings=settings)
+    assert list(card.variants) == ["fp32", "int8"], card.rejected
 
 
 def test_every_family_answers_through_kafka(
@@ -110,7 +136,7 @@ def test_every_family_answers_through_kafka(
         for outcome in read_outcomes(settings, topic, count)
     ]
     found = {outcome["request_id"]: summary(outcome) for outcome in outcomes}
-    assert found == {name_of(question): ("ok", question.answer, question.model) for question in QUESTIONS}
+    assert found == {name_of(question): ("ok", question.answer, question.model, "int8") for question in QUESTIONS}
 
 
 def ask(settings: Settings) -> None:
@@ -130,4 +156,5 @@ def name_of(question: Question) -> str:
 def summary(outcome: dict[str, Any]) -> Any:
     if outcome["status"] != "ok":
         return outcome["error"]
-    return outcome["status"], outcome["output"]["type"], outcome["model"]["name"]
+    model = outcome["model"]
+    return outcome["status"], outcome["output"]["type"], model["name"], model["precision"]
