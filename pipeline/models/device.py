@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from pipeline.runtime.cores import available_cores
-from pipeline.runtime.cuda import gpu_count, gpu_name
+from pipeline.runtime.cuda import gpu_count, gpu_name, has_cudnn
 from pipeline.settings import RuntimeSettings
 
 __all__ = ["Device", "find_device"]
@@ -45,7 +45,7 @@ def find_device(settings: RuntimeSettings) -> Device:
     """The device that ``settings.provider`` means: ``auto`` takes the GPU where there is one that can be used."""
     runtime, for_gpu = _runtime()
     wanted = settings.provider
-    if wanted == "cuda" or (wanted == "auto" and for_gpu and gpu_count() > 0):
+    if wanted == "cuda" or (wanted == "auto" and for_gpu and gpu_count() > 0 and has_cudnn()):
         return Device(provider="cuda", name=gpu_name() or "gpu", cores=available_cores(), runtime=runtime)
     return Device(provider="cpu", name=_cpu_name(), cores=available_cores(), runtime=runtime)
 

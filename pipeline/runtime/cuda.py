@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of its first GPU, through the CUDA driver API, which needs nothing installed but it."""
+"""What the NVIDIA driver says of its first GPU, through the CUDA driver API, which needs nothing but the driver."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["free_gpu_bytes", "gpu_count", "gpu_name"]
+__all__ = ["free_gpu_bytes", "gpu_count", "gpu_name", "has_cudnn"]
 
 NAME_BYTES = 256
 
@@ -39,6 +40,25 @@ def free_gpu_bytes() -> int | None:
         if not there or driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) != 0:
             return None
     return free.value
+
+
+@cache
+def has_cudnn() -> bool:
+    """Whether cuDNN 9 is here, as NVIDIA's package or in the system: without it ONNX Runtime does not use a GPU."""
+    if any(_is_installed(f"nvidia-cudnn-cu{cuda}") for cuda in (12, 13)):
+        return True
+    try:
+        ctypes.CDLL("libcudnn.so.9")
+    except OSError:
+        return False
+    return True
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 @cache

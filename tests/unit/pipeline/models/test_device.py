@@ -21,19 +21,21 @@ def test_this_machine_has_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "gpus", "for_gpu", "provider"),
+    ("wanted", "gpus", "for_gpu", "cudnn", "provider"),
     [
-        ("auto", 1, True, "cuda"),
-        ("auto", 1, False, "cpu"),
-        ("auto", 0, True, "cpu"),
-        ("cpu", 1, True, "cpu"),
-        ("cuda", 0, True, "cuda"),
+        ("auto", 1, True, True, "cuda"),
+        ("auto", 1, False, True, "cpu"),
+        ("auto", 1, True, False, "cpu"),
+        ("auto", 0, True, True, "cpu"),
+        ("cpu", 1, True, True, "cpu"),
+        ("cuda", 0, True, False, "cuda"),
     ],
 )
 def test_auto_takes_a_gpu_that_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, wanted: str, gpus: int, for_gpu: bool, provider: str
+    monkeypatch: pytest.MonkeyPatch, wanted: str, gpus: int, for_gpu: bool, cudnn: bool, provider: str
 ) -> None:
     monkeypatch.setattr(device, "gpu_count", lambda: gpus)
     monkeypatch.setattr(device, "gpu_name", lambda: "NVIDIA H100" if gpus else None)
+    monkeypatch.setattr(device, "has_cudnn", lambda: cudnn)
     monkeypatch.setattr(device, "_runtime", lambda: ("1.31.0", for_gpu))
     assert find_device(RuntimeSettings(provider=wanted)).provider == provider  # type: ignore[arg-type]
