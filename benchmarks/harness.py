@@ -15,19 +15,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from agents.broker import EmbeddedBroker
-from pipeline.settings import BrokerSettings
-
 __all__ = ["Arguments", "arguments", "broker", "in_turn", "report", "run_alone"]
 
-PACKAGES = ("confluent-kafka", "faust-streaming", "aiokafka", "onnxruntime-gpu", "numpy")
+PACKAGES = ("confluent-kafka", "faust-streaming", "aiokafka", "onnxruntime-gpu", "onnxruntime", "numpy")
 
 
 class Arguments(argparse.Namespace):
@@ -50,6 +47,9 @@ def arguments(description: str | None) -> Arguments:
 @contextmanager
 def broker() -> Iterator[str]:
     """Bootstrap servers of an embedded broker of the benchmark's own."""
+    from agents.broker import EmbeddedBroker  # a benchmark without Kafka runs where Kafka's client is not installed
+    from pipeline.settings import BrokerSettings
+
     with tempfile.TemporaryDirectory(prefix="millrace-bench-", ignore_cleanup_errors=True) as folder:
         embedded = EmbeddedBroker(BrokerSettings(data=str(Path(folder) / "broker"), heap_mib=768))
         yield embedded.start(owned=True).bootstrap_servers
@@ -108,4 +108,8 @@ def _cpu() -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
