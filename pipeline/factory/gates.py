@@ -139,7 +139,7 @@ def _shares(logits: Floats) -> npt.NDArray[Any]:
 
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 5) for name, value in figures.items()}
+    return {name: round(value, 7) for name, value in figures.items()}
 
 
 _COMPARISONS: dict[Task, Callable[[Observations, Observations, Sequence[Sample]], dict[str, float]]] = {

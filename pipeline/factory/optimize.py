@@ -104,8 +104,6 @@ def optimize_folder(
     bench = Bench.of(model, evaluation, settings)
     feeds = _feeds(model, calibration, settings)
     card = _with_costs(model, bench, progress)
-    if gate is not None:
-        _check_names(gate, card.variants[FULL].measured)
     material = Material(task=card.task, graphs=graph_paths(model, FULL), feeds=feeds, progress=progress)
     for variant in variants:
         progress(f"making {variant}")
@@ -121,6 +119,7 @@ def _made(
     for draft in drafts(variant, material):
         candidate = _written(variant, draft, model)
         measured = figures_of(candidate, variant, bench)
+        _check_names(gate, measured, own=gate is default_gate(card.task))
         reasons = _reasons(measured, gate, candidate.card.variants[variant])
         if not reasons:
             progress(f"{variant}: admitted")
@@ -148,9 +147,13 @@ def _reasons(measured: Mapping[str, float], gate: Gate, variant: Variant) -> lis
     return reasons
 
 
-def _check_names(gate: Gate, measured: Mapping[str, float]) -> None:
-    """Refuse a bound of a figure that nothing measures: it would pass whatever comes. Raises ModelError."""
-    if unknown := sorted({*gate.at_least, *gate.at_most} - measured.keys()):
+def _check_names(gate: Gate, measured: Mapping[str, float], *, own: bool) -> None:
+    """Refuse a user's bound of a figure that nothing measures: it would pass whatever comes. Raises ModelError.
+
+    The task's ``own`` gate bounds figures too that only labels give.
+    """
+    unknown = sorted({*gate.at_least, *gate.at_most} - measured.keys())
+    if unknown and not own:
         raise ModelError(
             f"the gate names {', '.join(unknown)}, which is not measured here. There are {', '.join(sorted(measured))}."
         )
@@ -195,7 +198,8 @@ def _with_costs(model: ServedModel, bench: Bench, progress: Progress) -> ModelCa
     progress("measuring FP32")
     card = model.card
     full = card.variants[FULL]
-    measured = full.measured | figures_of(model, FULL, bench) | costs(model, FULL, bench)
+    figures = {} if card.text is not None else figures_of(model, FULL, bench)  # a decoder against itself tells nothing
+    measured = full.measured | figures | costs(model, FULL, bench)
     return replace(card, variants=card.variants | {FULL: replace(full, measured=measured)})
 
 

@@ -1,0 +1,110 @@
+"""From FP32 to admitted variants, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from pipeline.errors import ModelError
+from pipeline.factory import optimize_measure
+from pipeline.factory.optimize import optimize
+from pipeline.factory.optimize_speed import memory_megabytes
+from pipeline.factory.recipe import Gate
+from pipeline.models.card import Variant
+from pipeline.models.cardfile import read_card, sha256_of
+from pipeline.models.store import ServedModel
+from tests.unit.pipeline.factory.tiny_models import conv_classifier, mlp_classifier, pictures, settings_for
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process of its own for each variant's memory: that has a test of its own."""
+    monkeypatch.setattr(optimize_measure, "memory_megabytes", lambda *_: None)
+
+
+ALL = ("int8", "int8-weights", "int8-trt", "fp16")
+
+
+def optimized(model: ServedModel, store: Path, *variants: str, gate: Gate | None = None) -> ServedModel:
+    card = optimize(
+        model,
+        variants=variants,
+        calibration=pictures(16),
+        evaluation=pictures(40, seed=100),
+        gate=gate,
+        settings=settings_for(store),
+    )
+    return ServedModel(card=card, folder=model.folder)
+
+
+def test_every_variant_of_a_convolutional_net_is_made_measured_and_installed(tmp_path: Path) -> None:
+    model = optimized(conv_classifier(tmp_path), tmp_path, *ALL)
+    assert read_card(model.folder) == model.card
+    assert set(model.card.variants) == {"fp32", *ALL}
+    assert not model.card.rejected
+    for name, variant in model.card.variants.items():
+        model.verify(name)
+        assert variant.measured["sure_agreement"] >= 0.97
+        assert variant.measured["ms_batch_8"] > 0
+    assert model.card.variants["int8"].measured["max_difference_in_other_batches"] == 0
+    assert model.card.variants["int8-trt"].providers == ("tensorrt",)
+    assert not list(tmp_path.glob("conv/.*")), "nothing of the staging is left"
+
+
+def test_a_variant_that_fails_its_gate_is_in_the_card_with_its_tries_and_leaves_no_file(tmp_path: Path) -> None:
+    model = optimized(conv_classifier(tmp_path), tmp_path, "int8", gate=Gate(at_least={"top1_agreement": 1.1}))
+    rejected = model.card.rejected["int8"]
+    assert rejected.reason.startswith("top1_agreement is ")
+    assert rejected.reason.endswith("at least 1.1 is asked")
+    assert "in floats:" in rejected.method, "sensitive layers were left out before giving up"
+    assert rejected.measured["try_1_top1_agreement"] > 0.9
+    assert set(model.card.variants) == {"fp32"}
+    assert not (model.folder / "int8.onnx").exists()
+
+
+def test_leaving_sensitive_layers_in_floats_wins_what_the_plain_one_loses(tmp_path: Path) -> None:
+    model = conv_classifier(tmp_path)
+    plain = optimized(model, tmp_path, "int8").card.variants["int8"].measured["mean_kl"]
+    gate = Gate(at_most={"mean_kl": plain * 0.9})
+    variant = optimized(model, tmp_path, "int8", gate=gate).card.variants["int8"]
+    assert variant.measured["try_1_mean_kl"] == plain > variant.measured["mean_kl"]
+    assert "in floats:" in variant.method
+
+
+def test_the_files_of_the_version_that_is_served_are_not_written_over(tmp_path: Path) -> None:
+    model = mlp_classifier(tmp_path)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for file in model.folder.iterdir():
+        os.link(file, kept / file.name)
+    before = {file.name: sha256_of(file) for file in kept.iterdir()}
+    optimized(model, tmp_path, "int8-weights")
+    assert {file.name: sha256_of(file) for file in kept.iterdir()} == before
+
+
+def test_the_memory_of_a_session_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    model = mlp_classifier(tmp_path)
+    measured = memory_megabytes(model.path("fp32"), {"pixels": np.zeros((1, 16, 16, 3), np.uint8)})
+    assert measured is not None
+    assert 0 < measured < 500
+    assert memory_megabytes(tmp_path / "no.onnx") is None
+
+
+def test_without_fp32_there_is_nothing_to_optimize(tmp_path: Path) -> None:
+    model = mlp_classifier(tmp_path)
+    alone = {"int8": Variant(file="fp32.onnx", sha256=model.card.variants["fp32"].sha256)}
+    with pytest.raises(ModelError, match="no fp32 variant to make others from"):
+        optimized(replace(model, card=replace(model.card, variants=alone)), tmp_path, "int8")
+
+
+def test_unknown_variants_and_unknown_figures_are_named(tmp_path: Path) -> None:
+    model = mlp_classifier(tmp_path)
+    with pytest.raises(ModelError, match="'int8-magic' cannot be made from FP32"):
+        optimized(model, tmp_path, "int8-magic")
+    with pytest.raises(ModelError, match="the gate names top_1, which is not measured here"):
+        optimized(model, tmp_path, "fp16", gate=Gate(at_least={"top_1": 0.9}))
+    assert read_card(model.folder) == model.card, "the store is as it was"
