@@ -14,7 +14,7 @@ from pipeline.factory.image_spec import PixelInput, read_pixel_input
 from pipeline.models.card import DetectionSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 
-__all__ = ["FP32", "LABELS", "image_card", "labels_of", "pixel_input_of", "with_hints"]
+__all__ = ["FP32", "LABELS", "image_card", "labels_of", "per_channel", "pixel_input_of", "with_hints"]
 
 FP32, LABELS = "fp32.onnx", "labels.txt"
 
@@ -64,10 +64,16 @@ def with_hints(pixels: PixelInput, hints: Hints) -> PixelInput:
         shorter = max(image.resize * min(hints.size) // min(image.height, image.width), min(hints.size))
         resize = max(hints.size) if image.fit == "stretch" else shorter
         image = replace(image, height=height, width=width, resize=resize)
-    mean, std = hints.mean or pixels.mean, hints.std or pixels.std
-    if len(mean) != len(pixels.mean) or len(std) != len(pixels.std):
-        raise ModelError(f"mean and std need {len(pixels.mean)} numbers each, one for each channel of the image.")
+    mean = per_channel(hints.mean or pixels.mean, image.channels)
+    std = per_channel(hints.std or pixels.std, image.channels)
     return replace(pixels, image=image, mean=mean, std=std)
+
+
+def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """``values``, of which there is one for each channel or one for all. Raises ModelError."""
+    if len(values) not in (1, channels):
+        raise ModelError(f"mean and std need one number or {channels} numbers each, one for each channel of the image.")
+    return values * (channels // len(values))
 
 
 def labels_of(source: Source, classes: int, known: Mapping[Any, str] | Sequence[str] = ()) -> tuple[str, ...]:

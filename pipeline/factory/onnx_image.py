@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Source
+from pipeline.factory.image_card import per_channel, with_hints
 from pipeline.factory.image_spec import FILES, PixelInput, read_pixel_input
 from pipeline.factory.onnx_edit import GraphEdit, Shape, check_float32, shape_of
 from pipeline.models.card import ImageSpec
@@ -78,15 +79,14 @@ def _scaled(edit: GraphEdit, value: onnx.ValueInfoProto, source: Source) -> Imag
     image = _spec(source, shape[2:] if channels_first else shape[1:3], channels)
     pixels = _pixel_input(source, image)
     _declare(edit, pixels.image)
-    centre = edit.constant("centre", np.array(pixels.centre, np.float32))
-    scale = edit.constant("scale", np.array(pixels.scale, np.float32))
-    numbers = edit.before("Cast", ["pixels"], "millrace.numbers", to=TensorProto.FLOAT)
-    scaled = edit.before("Mul", [edit.before("Sub", [numbers, centre], "millrace.centred"), scale], "millrace.scaled")
-    inner = edit.feed(value.name)
-    if channels_first:
-        edit.before("Transpose", [scaled], inner, perm=[0, 3, 1, 2])
-    else:
-        edit.before("Identity", [scaled], inner)
+    inner, raw = edit.feed(value.name), "pixels"
+    if channels_first:  # while they are bytes, as in pixel_graph
+        raw = edit.before("Transpose", [raw], "millrace.planes", perm=[0, 3, 1, 2])
+    factors = (-1, 1, 1) if channels_first else (-1,)
+    centre = edit.constant("centre", np.array(pixels.centre, np.float32).reshape(factors))
+    scale = edit.constant("scale", np.array(pixels.scale, np.float32).reshape(factors))
+    numbers = edit.before("Cast", [raw], "millrace.numbers", to=TensorProto.FLOAT)
+    edit.before("Mul", [edit.before("Sub", [numbers, centre], "millrace.centred"), scale], inner)
     return pixels.image
 
 
@@ -115,26 +115,21 @@ def _pixel_input(source: Source, image: ImageSpec) -> PixelInput:
     """The scaling that the user says, or else the file that Hugging Face's processors write beside the model."""
     hints, channels = source.hints, image.channels
     if hints.mean is not None and hints.std is not None:
-        if {len(hints.mean), len(hints.std)} - {1, channels}:
-            raise ModelError(f"{source.origin}: --mean and --std take one number, or {channels}, one a channel.")
-        return PixelInput(image=image, mean=_each(hints.mean, channels), std=_each(hints.std, channels))
+        mean, std = per_channel(hints.mean, channels), per_channel(hints.std, channels)
+        return PixelInput(image=image, mean=mean, std=std)
     folder = source.path.parent if source.path is not None else None
     if folder is None or not any((folder / name).is_file() for name in FILES):
         raise ModelError(
             f"{source.origin}: nobody says how its pixels are scaled. Give --mean and --std (of pixels in [0, 1]), "
             "such as --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; 0 and 1 for [0, 1] itself."
         )
-    found = read_pixel_input(folder, channels=channels, default_size=min(image.height, image.width))
+    found = with_hints(read_pixel_input(folder, channels=channels, default_size=min(image.height, image.width)), hints)
     if (found.image.height, found.image.width) != (image.height, image.width):
         raise ModelError(
             f"{source.origin}: the graph takes {image.height}x{image.width}, and {folder / FILES[0]} says "
             f"{found.image.height}x{found.image.width}. Give --size, --mean and --std instead of that file."
         )
     return found
-
-
-def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values * (channels // len(values))
 
 
 def _give_logits(edit: GraphEdit, where: str) -> None:

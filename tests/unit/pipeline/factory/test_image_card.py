@@ -46,8 +46,9 @@ def test_another_size_keeps_the_share_that_is_cut_out() -> None:
 
 def test_the_users_normalisation_wins_and_is_counted() -> None:
     assert with_hints(CROPPED, Hints(mean=(0.0, 0.1, 0.2))).mean == (0.0, 0.1, 0.2)
-    with pytest.raises(ModelError, match="need 3 numbers each"):
-        with_hints(CROPPED, Hints(std=(1.0,)))
+    assert with_hints(CROPPED, Hints(mean=(0.5,))).mean == (0.5, 0.5, 0.5)
+    with pytest.raises(ModelError, match="one number or 3 numbers each"):
+        with_hints(CROPPED, Hints(std=(1.0, 1.0)))
 
 
 def test_the_card_can_be_written_and_read_back(tmp_path: Path) -> None:

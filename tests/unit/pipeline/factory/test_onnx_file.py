@@ -168,7 +168,7 @@ def test_a_processor_file_beside_the_graph_says_how_pixels_are_scaled(
 def test_what_only_the_user_knows_of_a_classifier_is_asked_for(make: Build, tmp_path: Path, labels: Path) -> None:
     graph = classifier(tmp_path / "a.onnx")
     assert "Give --mean and --std" in refusal(make, graph, Hints(labels=labels))
-    assert "one number, or 3" in refusal(make, graph, Hints(labels=labels, mean=(0, 0), std=(1, 1)))
+    assert "one number or 3 numbers each" in refusal(make, graph, Hints(labels=labels, mean=(0, 0), std=(1, 1)))
     assert (make(graph, SCALING).folder / "labels.txt").read_text().splitlines()[4] == "class 4"
     labels.write_text("a\nb\n")
     assert "has 2 labels, and the network has 5 classes" in refusal(
