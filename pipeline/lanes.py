@@ -61,6 +61,7 @@ class Lanes:
             await lane.start()
             self._check()
         except BaseException:
+            self._past.add(lane.name)
             self._retire(lane)
             raise
         self._beside.discard(lane)
@@ -90,6 +91,9 @@ class Lanes:
             raise EngineError("the engine is closed.")
 
     def _retire(self, lane: Lane) -> None:
+        if self._closed:
+            lane.runner.close()  # and its end is waited for with the others'
+            return
         finishing = asyncio.create_task(self._finish(lane))
         self._finishing.add(finishing)
         finishing.add_done_callback(self._finishing.discard)

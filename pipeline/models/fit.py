@@ -2,9 +2,9 @@
 
 What is needed is estimated from the card and the sizes of its files:
 
-- On the CPU, ONNX Runtime 1.31 holds the weights up to 3.4 times while it loads a graph and up to 2.3 times afterwards
-  (measured: 3.1 and 1.1 for 200 MB of float32, 3.4 and 2.3 for 57 MB of 8-bit weights, which it packs anew). The KV
-  cache is made after that.
+- On the CPU, ONNX Runtime 1.31 holds more than the file: 1.3 times 200 MB of float32, 2.3 times 57 MB of 8-bit weights,
+  which it packs anew (measured, as the most while it loads; 1.1 and 1.5 times when the weights are in a file beside the
+  graph). Counted here are 1.5 and 2.5, and 1.5 for weights beside the graph.
 - On a GPU the weights are there once.
 - The KV cache is 2 x layers x (slots + 1) x kv_heads x max_length x head_size numbers, in float16 for ``fp16`` and in
   float32 otherwise; the slot more is the probes'. It counts in full, although a CPU's pages are taken only when used.
@@ -28,7 +28,7 @@ from pipeline.settings import BatchingSettings, RuntimeSettings
 __all__ = ["Need", "check_fit", "estimate_need", "free_bytes", "runs_on"]
 
 MIB = 1024 * 1024
-LOADING, LOADED = 3.5, 2.5
+PLAIN, PACKED = 1.5, 2.5
 CPU_MARGIN_BYTES, GPU_MARGIN_BYTES = 64 * MIB, 512 * MIB
 
 
@@ -51,13 +51,16 @@ def estimate_need(
 ) -> Need:
     """What ``variant`` would take; a file that is not there counts nothing, for loading it will say so."""
     chosen = card.variants[variant]
-    graphs = sum(_size(folder / name) for name in {chosen.file, *(part.file for part in chosen.parts.values())})
+    beside = {part.file for role, part in chosen.parts.items() if role == "data" or role.endswith("-data")}
+    graphs = {chosen.file, *(part.file for part in chosen.parts.values())} - beside
+    inside, outside = (sum(_size(folder / name) for name in names) for names in (graphs, beside))
     cache = _cache_bytes(card, variant, batching)
     if provider == "cuda":
-        total = graphs + cache + GPU_MARGIN_BYTES
+        total = inside + outside + cache + GPU_MARGIN_BYTES
     else:
-        total = int(max(LOADING * graphs, LOADED * graphs + cache)) + CPU_MARGIN_BYTES
-    return Need(graphs=graphs, cache=cache, total=total)
+        held = (PACKED if precision_of(variant) == "int8" else PLAIN) * inside + PLAIN * outside
+        total = int(held) + cache + CPU_MARGIN_BYTES
+    return Need(graphs=inside + outside, cache=cache, total=total)
 
 
 def runs_on(card: ModelCard, variant: VariantName, settings: RuntimeSettings) -> Literal["cpu", "cuda"]:

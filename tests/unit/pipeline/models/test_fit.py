@@ -13,16 +13,21 @@ from pipeline.settings import BatchingSettings
 
 BATCHING = BatchingSettings(max_slots=15, max_length=1_024)
 
+FILES = {"text": "text.onnx", "data": "data"}
+
 
 def test_weights_count_with_every_part(tmp_path: Path) -> None:
     model = fake_classifier(tmp_path)
     (tmp_path / "int8.onnx").write_bytes(bytes(3 * MIB))
     (tmp_path / "int8.text.onnx").write_bytes(bytes(1 * MIB))
-    parts = {"text": GraphFile(file="int8.text.onnx", sha256="0" * 64)}
-    card = replace(model.card, variants={"int8": Variant(file="int8.onnx", sha256="0" * 64, parts=parts)})
+    (tmp_path / "int8.data").write_bytes(bytes(2 * MIB))
+    parts = {role: GraphFile(file=f"int8.{file}", sha256="0" * 64) for role, file in FILES.items()}
+    variant = Variant(file="int8.onnx", sha256="0" * 64, parts=parts)
+    card = replace(model.card, variants={"int8": variant, "fp32": variant})
     need = estimate_need(card, tmp_path, "int8", "cpu", BATCHING)
-    assert (need.graphs, need.cache, need.total) == (4 * MIB, 0, (14 + 64) * MIB)
-    assert estimate_need(card, tmp_path, "int8", "cuda", BATCHING).total == (4 + 512) * MIB
+    assert (need.graphs, need.cache, need.total) == (6 * MIB, 0, (10 + 3 + 64) * MIB), "packed: 2.5 times, beside: 1.5"
+    assert estimate_need(card, tmp_path, "fp32", "cpu", BATCHING).total == (6 + 3 + 64) * MIB
+    assert estimate_need(card, tmp_path, "int8", "cuda", BATCHING).total == (6 + 512) * MIB
 
 
 def test_the_cache_is_keys_and_values_of_every_slot_and_half_as_much_in_fp16(tmp_path: Path) -> None:
