@@ -8,10 +8,13 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import ModelError
+from pipeline.models.card import VariantName
 from pipeline.models.store import ServedModel, promoted_version
 from pipeline.settings import Settings
 
-__all__ = ["figures", "is_promoted", "key_figure", "megabytes", "summary"]
+__all__ = ["figures", "is_promoted", "megabytes", "summary", "with_figure"]
+
+TELLING = ("accuracy", "top1_agreement", "mean_cosine", "matched_f1", "perplexity_ratio", "perplexity")
 
 
 def summary(model: ServedModel, settings: Settings) -> dict[str, Any]:
@@ -47,9 +50,10 @@ def figures(measured: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.6g}" for name, value in measured.items())
 
 
-def key_figure(name: str, measured: Mapping[str, float]) -> str:
-    """A variant's name, with the first of its figures where there is one: the gate's own come first."""
-    return f"{name} ({figures(dict(list(measured.items())[:1]))})" if measured else name
+def with_figure(name: VariantName, measured: Mapping[str, float]) -> str:
+    """A variant's name, and the figure that tells most of it; FP32 is what the others are measured against."""
+    found = next((figure for figure in TELLING if figure in measured), None)
+    return name if found is None or name == "fp32" else f"{name} ({figures({found: measured[found]})})"
 
 
 def _size(model: ServedModel) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from console.models.describe import is_promoted, key_figure, megabytes, summary
+from console.models.describe import is_promoted, megabytes, summary, with_figure
 from console.output import Output, json_option
 from pipeline.models.store import PULLABLE, ServedModel, list_models
 from pipeline.settings import Settings, load_settings
@@ -35,7 +35,7 @@ def _table(models: list[ServedModel], settings: Settings) -> Table:
     table = Table("model", "version", "task", "variants", "size", box=None, pad_edge=False)
     for model in models:
         mark = " *" if is_promoted(model, settings) else ""
-        variants = [key_figure(name, variant.measured) for name, variant in model.card.variants.items()]
+        variants = [with_figure(name, variant.measured) for name, variant in model.card.variants.items()]
         variants += [f"{name} rejected" for name in model.card.rejected]
         table.add_row(
             model.card.name, f"{model.card.version}{mark}", model.card.task, ", ".join(variants), megabytes(model)

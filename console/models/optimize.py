@@ -11,7 +11,7 @@ import msgspec
 from console.models.describe import megabytes, summary
 from console.models.gate import BOUND, gate_of
 from console.models.samples import find_samples
-from console.models.show import variant_table
+from console.models.show import variant_tables
 from console.output import Output, json_option
 from console.progress import step_progress
 from pipeline.models.card import VariantName
@@ -91,7 +91,8 @@ def optimize_model(
     finished = read_model(f"{card.name}@{card.version}", settings)
     missing = [variant for variant in wanted if variant not in card.variants]
     if not output.as_json:
-        output.people.print(variant_table(card))
+        for table in variant_tables(card):
+            output.people.print(table)
     for variant in missing:
         output.warn(f"{variant} is left out: {card.rejected[variant].reason}")
     output.say(f"{finished.spec} has {', '.join(card.variants)}: {megabytes(finished)}")

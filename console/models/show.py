@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 import msgspec
 from rich.table import Table
 
 from console.models.describe import figures, is_promoted, megabytes
 from console.output import Output, json_option, printable
-from pipeline.models.card import ModelCard
+from pipeline.models.card import ModelCard, Rejected, Variant, VariantName
 from pipeline.models.store import ServedModel, read_model
 from pipeline.settings import Settings, load_settings
 
-__all__ = ["show", "variant_table"]
+__all__ = ["show", "variant_tables"]
 
 
 @click.command()
@@ -31,19 +33,27 @@ def show(name: str, *, as_json: bool) -> None:
         return
     for key, value in _lines(model, settings):
         output.say(f"{key:<12}{printable(value)}")
-    output.people.print(variant_table(model.card))
+    for table in variant_tables(model.card):
+        output.people.print(table)
     for key, variant in model.card.variants.items():
         output.say(f"{key:<12}sha256 {variant.digest}")
 
 
-def variant_table(card: ModelCard) -> Table:
-    """The variants of a model, and those that were rejected, with their figures."""
-    table = Table("variant", "", "how it was made", "measured against fp32", box=None, pad_edge=False)
+def variant_tables(card: ModelCard) -> tuple[Table, Table]:
+    """How the variants of a model were made, those that were rejected too; and what was measured of each."""
+    made = Table("variant", "", "how it was made", box=None, pad_edge=False)
     for name, variant in card.variants.items():
-        table.add_row(name, "admitted", printable(variant.method), figures(variant.measured))
+        made.add_row(name, "admitted", printable(variant.method))
     for name, rejected in card.rejected.items():
-        how = f"{printable(rejected.method)}: {printable(rejected.reason)}"
-        table.add_row(name, "[red]rejected[/red]", how, figures(rejected.measured))
+        made.add_row(name, "[red]rejected[/red]", f"{printable(rejected.method)}: {printable(rejected.reason)}")
+    return made, _figures({**card.variants, **card.rejected})
+
+
+def _figures(variants: Mapping[VariantName, Variant | Rejected]) -> Table:
+    table = Table("measured", *variants, box=None, pad_edge=False)
+    for name in dict.fromkeys(name for variant in variants.values() for name in variant.measured):
+        values = (variant.measured.get(name) for variant in variants.values())
+        table.add_row(printable(name), *("" if value is None else f"{value:.6g}" for value in values))
     return table
 
 

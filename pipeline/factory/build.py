@@ -23,8 +23,8 @@ __all__ = ["build", "next_version", "try_out"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MEGABYTE = 1_000_000
-# The weights in FP32 (twice the file where that is bfloat16), once more while the graph is written, and the rest.
-DISK_FACTOR, DISK_EXTRA = 4, 50 * MEGABYTE
+# The weights in FP32 (twice the file where that is bfloat16), and once more while the graph is written.
+DISK_FACTOR, DISK_EXTRA = 3, 50 * MEGABYTE
 TRIAL = BatchingSettings(max_batch_size=3, max_slots=2, max_length=256)
 
 
