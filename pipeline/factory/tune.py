@@ -12,7 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory.measure_speed import Speed, measure_batches, measure_decoding
+from pipeline.factory.measure_decoding import measure_decoding
+from pipeline.factory.measure_speed import Speed, Subject, measure_batches
 from pipeline.factory.recipe import Progress
 from pipeline.factory.samples import Sample
 from pipeline.models.card import VariantName
@@ -142,9 +143,15 @@ class _Bench:
 
     def _speeds(self, variant: VariantName, threads: int) -> list[Speed]:
         settings = replace(self._settings, runtime=replace(self._settings.runtime, threads=threads))
-        measure = measure_decoding if self._decodes else measure_batches
-        backend = self._open_backend(settings.runtime)
-        return measure(self._model, variant, settings, backend, self._samples, self._sizes, self._seconds)
+        subject = Subject(
+            model=self._model,
+            variant=variant,
+            settings=settings,
+            backend=self._open_backend(settings.runtime),
+            samples=self._samples,
+            seconds=self._seconds,
+        )
+        return measure_decoding(subject, self._sizes) if self._decodes else measure_batches(subject, self._sizes)
 
 
 def _point(variant: VariantName, threads: int, speed: Speed) -> Point:

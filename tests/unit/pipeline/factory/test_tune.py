@@ -118,6 +118,7 @@ def test_threads_are_powers_of_two_and_every_core(cores: int, expected: tuple[in
         (fake_classifier, [Sample(image=png(3)), Sample(image=png(4))]),
         (fake_text_classifier, [Sample(text="abc")]),
         (fake_zero_shot, []),
+        (fake_zero_shot, [Sample(image=png(3))]),
         (fake_generator, [Sample(text="abc")]),
         (fake_generator, []),
         (fake_reader, []),
