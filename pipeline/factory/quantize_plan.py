@@ -35,7 +35,7 @@ class Layer(Struct, frozen=True, kw_only=True):
         weight: the constant's name.
         axis: of the weight, along which the output channels lie.
         output: the tensor that its integers become: behind a Relu or Clip that the scale can stand for.
-        depthwise: a convolution of each channel by itself.
+        grouped: a convolution of some channels at a time; ``depthwise``, of each channel by itself.
         parameters: how many weights it has.
     """
 
@@ -46,6 +46,7 @@ class Layer(Struct, frozen=True, kw_only=True):
     bias: str | None
     axis: int
     output: str
+    grouped: bool
     depthwise: bool
     parameters: int
 
@@ -78,6 +79,7 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
             bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
             axis=WEIGHT_AXIS.get(node.op_type, 1 - _attribute(node, "transB", 0)),
             output=graph.behind_activation(node.output[0]),
+            grouped=_attribute(node, "group", 1) > 1,
             depthwise=_is_depthwise(node, graph.constants[node.input[1]].dims),
             parameters=int(np.prod(graph.constants[node.input[1]].dims)),
         )
