@@ -41,8 +41,9 @@ def backbone_of_timm(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if not given and not config.get("use_timm_backbone", True):
         raise ModelError("the config names a backbone and does not describe it. Add its `backbone_config`.")
     name = str(given.get("backbone") or config.get("backbone") or "resnet50").partition(".")[0]
-    if name not in DEPTHS or config.get("dilation"):
-        what = f"a dilated {name}" if config.get("dilation") else name
+    dilated = config.get("dilation") or given.get("output_stride") not in (None, 32)
+    if name not in DEPTHS or dilated:
+        what = f"a dilated {name}" if dilated else name
         raise ModelError(f"its backbone is timm's {what}; of these {', '.join(DEPTHS)} are built, not dilated.")
     kind, depths = DEPTHS[name]
     widths = [64, 128, 256, 512] if kind == "basic" else [256, 512, 1024, 2048]

@@ -91,6 +91,7 @@ def test_a_backbone_that_timm_names_is_the_same_network(tmp_path: Path) -> None:
     [
         ({"backbone": "swin_tiny"}, "timm's swin_tiny; of these resnet18, "),
         ({"backbone": "resnet50", "dilation": True}, "a dilated resnet50"),
+        ({"backbone_config": {"model_type": "timm_backbone", "output_stride": 16}}, "a dilated resnet50"),
         ({"backbone": "microsoft/resnet-50", "use_timm_backbone": False}, "Add its `backbone_config`"),
     ],
 )
