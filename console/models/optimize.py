@@ -10,6 +10,7 @@ import msgspec
 
 from console.models.describe import megabytes, summary
 from console.models.gate import BOUND, gate_of
+from console.models.parameters import SAMPLES
 from console.models.samples import find_samples
 from console.models.show import variant_tables
 from console.output import Output, json_option
@@ -22,7 +23,6 @@ __all__ = ["OptimizeOptions", "optimize", "optimize_model", "optimize_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 VARIANTS: tuple[VariantName, ...] = ("int8", "int8-weights", "int8-trt", "fp16")
-SOURCE = "FOLDER|FILE|kafka:TOPIC[/PARTITION][:FROM-TO]"
 
 
 class OptimizeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +38,8 @@ def optimize_options(command: Command) -> Command:
     """The options of :class:`OptimizeOptions`, each of which may be given several times."""
     for option in (
         click.option("--gate", multiple=True, type=BOUND, help="In the place of the task's own bounds."),
-        click.option("--evaluation", multiple=True, metavar=SOURCE, help="What the variants are measured on."),
-        click.option("--calibration", multiple=True, metavar=SOURCE, help="What INT8 ranges are taken from."),
+        click.option("--evaluation", multiple=True, type=SAMPLES, help="What the variants are measured on."),
+        click.option("--calibration", multiple=True, type=SAMPLES, help="What INT8 ranges are taken from."),
         click.option("--variant", "variants", multiple=True, type=click.Choice(VARIANTS), help="What to make."),
     ):
         command = option(command)

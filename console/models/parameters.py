@@ -1,17 +1,27 @@
-"""Values of options that are more than a word: sizes and rows of numbers."""
+"""Values of options that are more than a word: sizes, rows of numbers, and where samples are."""
 
 from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["NUMBERS", "SIZE"]
+from pipeline.errors import TransportError
+
+__all__ = ["NUMBERS", "SAMPLES", "SIZE"]
 
 
-class _Size(click.ParamType):
+class _Value(click.ParamType):
+    """A type whose name stands in the help as it is written."""
+
+    def get_metavar(self, *_args: Any, **_options: Any) -> str:
+        return self.name
+
+
+class _Size(_Value):
     name = "SIDE|HEIGHTxWIDTH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -23,7 +33,7 @@ class _Size(click.ParamType):
         return int(found[1]), int(found[2] or found[1])
 
 
-class _Numbers(click.ParamType):
+class _Numbers(_Value):
     name = "NUMBER[,NUMBER...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -38,5 +48,21 @@ class _Numbers(click.ParamType):
         return numbers
 
 
+class _Samples(_Value):
+    name = "FOLDER|FILE|kafka:TOPIC[/PARTITION][:FROM-TO]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from agents.stretch import PREFIX, parse_stretch
+
+        try:
+            there = bool(parse_stretch(value)) if value.startswith(PREFIX) else Path(value).expanduser().exists()
+        except TransportError as error:
+            self.fail(str(error), param, ctx)
+        if not there:
+            self.fail(f"there is no {value}.", param, ctx)
+        return value
+
+
+SAMPLES = _Samples()
 SIZE = _Size()
 NUMBERS = _Numbers()

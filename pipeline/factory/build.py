@@ -103,9 +103,9 @@ def _build(family: Family, source: Source, name: str, version: str, scratch: Pat
 
 def _check_name(what: str, value: str) -> None:
     if NAME.fullmatch(value) is None or (what == "version" and value in RESERVED):
+        reserved = f", and neither {' nor '.join(RESERVED)}" if what == "version" else ""
         raise ModelError(
-            f"{value!r} cannot be a model's {what}: lower case letters, digits, '.', '_' and '-', at most 64, and "
-            f"neither {' nor '.join(RESERVED)}."
+            f"{value!r} cannot be a model's {what}: lower case letters, digits, '.', '_' and '-', at most 64{reserved}."
         )
 
 

@@ -22,6 +22,7 @@ QUANTIZED = frozenset(
         *("MatMulNBits", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul", "QuantizeLinear"),
     }
 )
+HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # What quantization needs at least (scales per channel).
 MIN_OPSET = 13
 
@@ -84,6 +85,10 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
         raise ModelError(
             f"{path}: its operators {', '.join(operators[:3])} are of {', '.join(foreign)}, which ONNX Runtime does "
             "not have. Export the model with standard operators alone."
+        )
+    if any(tensor.data_type in HALVES for tensor in model.graph.initializer):
+        raise ModelError(
+            f"{path}: its weights are halves (float16). Export it in FP32, which the others are made of."
         )
     if quantized := sorted({node.op_type for node in nodes} & QUANTIZED):
         raise ModelError(

@@ -104,7 +104,8 @@ def test_what_is_wrong_is_said_before_anything_is_made(classifier: tuple[str, ..
     assert "Invalid value for '--gate'" in run("optimize", "bright", "--gate", "top1=0.9")[2]
     assert "Invalid value for '--gate'" in run("optimize", "bright", "--gate", "top1>=nan")[2]
     assert "Invalid value for '--variant'" in run("optimize", "bright", "--variant", "int4")[2]
-    assert "the samples cannot be read" in run("optimize", "bright", "--calibration", str(photos / "nowhere"))[2]
+    assert "Invalid value for '--calibration': there is no" in run(*classifier, "--calibration", str(photos / "no"))[2]
+    assert "version '2'" in run("show", "bright@2")[2]
     unknown = run("optimize", "bright", "--calibration", str(photos), "--gate", "perplexity<=2")[2]
     assert "the gate names perplexity, which is not measured here" in unknown
     assert "Write kafka:TOPIC" in run("optimize", "bright", "--calibration", "kafka:a b")[2]

@@ -281,6 +281,13 @@ def test_a_graph_that_is_quantized_already_is_refused(make: Build, tmp_path: Pat
     assert "it is quantized already (DynamicQuantizeLinear)" in refusal(make, graph)
 
 
+def test_a_graph_of_halves_is_refused(make: Build, tmp_path: Path) -> None:
+    graph = onnx.load(classifier(tmp_path / "a.onnx"))
+    graph.graph.initializer[0].CopyFrom(numpy_helper.from_array(WEIGHTS.astype(np.float16), "weights"))
+    onnx.save(graph, tmp_path / "a.onnx")
+    assert "its weights are halves (float16)" in refusal(make, tmp_path / "a.onnx", SCALING)
+
+
 def test_weights_beside_the_graph_are_read_but_never_outside_its_folder(
     make: Build, tmp_path: Path, labels: Path
 ) -> None:
