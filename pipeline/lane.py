@@ -173,10 +173,8 @@ class Lane:
 
 
 def settings_for(model: ServedModel, choice: Choice, settings: Settings) -> Settings:
-    """``settings`` with the threads and the batch size, or slots, that were chosen for one model."""
-    bound = "max_batch_size" if model.card.text is None else "max_slots"
-    return replace(
-        settings,
-        runtime=replace(settings.runtime, threads=choice.threads),
-        batching=replace(settings.batching, **{bound: choice.max_batch_size}),
-    )
+    """``settings`` with the threads and the batch size that were chosen for one model; slots stay as they are."""
+    batching = settings.batching
+    if model.card.text is None:
+        batching = replace(batching, max_batch_size=choice.max_batch_size)
+    return replace(settings, runtime=replace(settings.runtime, threads=choice.threads), batching=batching)

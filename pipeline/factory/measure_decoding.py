@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from pipeline.errors import ModelError
-from pipeline.factory.measure_speed import LEAST_RUNS, Speed, Subject, typical_s
+from pipeline.factory.measure_speed import LEAST_RUNS, Speed, Subject
 from pipeline.factory.samples import Sample, request_of
 from pipeline.models.card import ImageSpec, ModelCard
 from pipeline.models.store import ServedModel
@@ -65,7 +65,7 @@ class _Writer:
         self._abandon(jobs)
         if not steps:
             raise SessionError(f"{len(jobs)} texts were never decoded together: batching.max_length is too short")
-        step_s = typical_s(steps)
+        step_s = min(steps)
         reading_s -= decoded * step_s  # a run that ends a prompt decodes its next token as well
         alone = len(jobs) == 1 and reading_s > 0
         return Speed(

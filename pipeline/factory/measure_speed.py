@@ -18,7 +18,7 @@ from pipeline.settings import Settings
 from pipeline.tasks.make import batch_model
 from schemas.errors import RecordError
 
-__all__ = ["LEAST_RUNS", "Speed", "Subject", "measure_batches", "typical_s"]
+__all__ = ["LEAST_RUNS", "Speed", "Subject", "measure_batches"]
 
 LEAST_RUNS = 5
 
@@ -66,11 +66,6 @@ def measure_batches(subject: Subject, sizes: Sequence[int]) -> list[Speed]:
     return [Speed(batch_size=size, per_second=size / seconds) for size, seconds in took.items()]
 
 
-def typical_s(took: Sequence[float]) -> float:
-    """The lower quartile of some runs' seconds: what took longer was mostly interrupted by something else."""
-    return sorted(took)[len(took) // 4]
-
-
 def _seconds_of(run: Callable[[], object], seconds: float) -> float:
     run()  # the first of a shape makes its plan
     took: list[float] = []
@@ -78,4 +73,4 @@ def _seconds_of(run: Callable[[], object], seconds: float) -> float:
         began = time.perf_counter()
         run()
         took.append(time.perf_counter() - began)
-    return typical_s(took)
+    return min(took)

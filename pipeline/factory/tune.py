@@ -1,7 +1,8 @@
 """``millrace models tune``: which variant, threads and batch size are fastest on this device, measured by serving.
 
 What is timed is the code that serves: the task prepares requests and runs them on a session of its own. Each figure is
-from the lower quartile of the runs, so a moment in which the machine does something else does not count.
+from the fastest run: what made others slower was something else. (On a machine with five times as much to do as it has
+cores, runs of more than 2 ms took four times as long in the median, and shorter ones did not.)
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 
     Attributes:
         threads: 0 for every core.
-        max_batch_size: records in a run, or answers decoded at once.
+        max_batch_size: records in a run; of a decoder, texts at once, which are never fewer than the settings allow.
     """
 
     variant: VariantName
@@ -69,7 +69,8 @@ def choose(
         return Choice(variant=admitted[0], threads=threads, max_batch_size=max_batch_size)
     best = max(reachable, key=lambda point: point.per_second)
     same = [point for point in points if (point.variant, point.threads) == (best.variant, best.threads)]
-    size = min(_enough(same, max_batch_size), max_batch_size)
+    # A decoder keeps its slots: with fewer, a short text would wait for a long one to end.
+    size = max_batch_size if card.task in _DECODERS else min(_enough(same, max_batch_size), max_batch_size)
     return Choice(variant=best.variant, threads=threads or best.threads, max_batch_size=size)
 
 

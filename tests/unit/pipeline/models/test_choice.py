@@ -88,6 +88,12 @@ def test_a_batch_is_no_larger_than_where_throughput_stops_growing() -> None:
     assert sizes == {1: 1, 2: 2, 4: 4, 8: 4, 64: 4}
 
 
+def test_a_decoder_keeps_its_slots() -> None:
+    profile = profile_of(("int8", 1, 1, 100.0), ("int8", 1, 16, 50.0))
+    card = card_of("int8", task="text-generation")
+    assert choose(card, wanted="auto", provider="cpu", profile=profile, max_batch_size=16).max_batch_size == 16
+
+
 def test_throughput_that_still_grew_at_the_largest_measured_batch_bounds_nothing() -> None:
     profile = profile_of(("int8", 1, 1, 50.0), ("int8", 1, 8, 100.0))
     assert choose(card_of("int8"), wanted="auto", provider="cpu", profile=profile, max_batch_size=32) == Choice(
