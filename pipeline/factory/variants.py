@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.factory import float16, weight_only
+from pipeline.factory import decoder_rows, float16, weight_only
 from pipeline.factory.calibration import MAIN
 from pipeline.factory.quantize import Calibrated, calibrate
 from pipeline.factory.quantize_graph import S8S8, U8S8, Scheme
@@ -76,17 +77,35 @@ def drafts(variant: VariantName, material: Material) -> Iterator[Draft]:
 
 
 def _int8(material: Material) -> Iterator[Draft]:
-    """Static; of a decoder INT8 weights, whose vision graph is static all the same."""
+    """Static; of a decoder what quantizes itself as it runs, the fastest first, with a vision graph that is static."""
     if material.task not in DECODERS:
         return _static(material, U8S8, list(material.graphs), "static QDQ U8S8 per channel")
     others = [role for role in material.graphs if role != MAIN]
-    main = {MAIN: weight_only.quantize_weights(_loaded(material.graphs[MAIN]))}
     if not others:
-        return iter([Draft(method=weight_only.METHOD, graphs=main)])
+        return _decoders(material)
+    visions = _static(material, U8S8, others, "static QDQ U8S8 per channel")
     return (
-        Draft(method=f"{weight_only.METHOD}; vision {draft.method}", graphs=main | draft.graphs)
-        for draft in _static(material, U8S8, others, "static QDQ U8S8 per channel")
+        Draft(method=f"{decoder.method}; vision {vision.method}", graphs=decoder.graphs | vision.graphs)
+        for at, vision in enumerate(visions)
+        # Where the first vision graph is not near enough to FP32, no decoder is: the others get the most exact one.
+        for decoder in _decoders(material, exact_alone=at > 0)
     )
+
+
+def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draft]:
+    """A decoder's main graph, from the fastest to the most exact, or that one alone."""
+    for method, make in _DECODERS[-1:] if exact_alone else _DECODERS:
+        yield Draft(method=method, graphs={MAIN: make(_loaded(material.graphs[MAIN]))})
+
+
+_DECODERS: tuple[tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
+    (decoder_rows.METHOD, decoder_rows.quantize_rows),
+    (
+        decoder_rows.METHOD_NARROWING_IN_BLOCKS,
+        partial(decoder_rows.quantize_rows, narrowing_in_blocks=True),
+    ),
+    (weight_only.METHOD, weight_only.quantize_weights),
+)
 
 
 def _trt(material: Material) -> Iterator[Draft]:
