@@ -50,7 +50,7 @@ def export_graph(module: Any, target: Path, *, pixels: PixelInput, outputs: Sequ
 
     Args:
         module: a ``torch.nn.Module`` that reads float32 [N, channels, height, width] and returns a tensor, or a tuple
-            of them.
+            of them; frozen batch norms in it are replaced by plain ones.
         target: the file to write.
         pixels: the size, which the graph is bound to, and the scaling, which goes into it; the batch is free.
         outputs: their names.

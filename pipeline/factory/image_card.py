@@ -34,7 +34,7 @@ def image_card(
     """
     path = bench.folder / LABELS
     path.write_text("".join(f"{' '.join(label.split())}\n" for label in labels), encoding="utf-8")
-    method = "exported from torch, batch norms folded"
+    method = "exported from torch"
     return ModelCard(
         name=bench.name,
         version=bench.version,
