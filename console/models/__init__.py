@@ -14,6 +14,7 @@ COMMANDS = {
     "families": ("console.models.families:families", "What can be built."),
     "build": ("console.models.build:build", "Build a model from a folder, a hub's id, torchvision or an ONNX file."),
     "optimize": ("console.models.optimize:optimize", "Make INT8 and other variants, admitted by measurement."),
+    "prune": ("console.models.prune:prune", "Take weights or neurons out of a model, and measure what that brings."),
     "pull": ("console.models.pull:pull", "Fetch and build the models that Millrace has recipes for."),
     "tune": ("console.models.tune:tune", "Measure the variants on this device, and serve the fastest."),
     "promote": ("console.models.promote:promote", "Have a name mean another version; running workers follow."),

@@ -16,7 +16,7 @@ from schemas.tasks import TASKS, Kind
 if TYPE_CHECKING:
     from pipeline.factory.samples import Sample
 
-__all__ = ["find_samples", "load_samples"]
+__all__ = ["find_evaluation", "find_samples", "load_samples"]
 
 
 def find_samples(
@@ -44,10 +44,7 @@ def find_samples(
     """
     if not calibration and not evaluation:
         return _own_samples(card, output, progress)
-    ranges, measured = (
-        [sample for text in texts for sample in load_samples(text, card.task, output)]
-        for texts in (calibration, evaluation)
-    )
+    ranges, measured = (_load_all(texts, card.task, output) for texts in (calibration, evaluation))
     if calibration and evaluation:
         return ranges, measured
     given = ranges or measured
@@ -55,6 +52,13 @@ def find_samples(
         raise ModelError("one sample is not enough: some are for calibration and others for evaluation. Give more.")
     output.say(f"{len(given)} samples: every second one is for calibration, the others are for evaluation")
     return given[::2], given[1::2]
+
+
+def find_evaluation(
+    card: ModelCard, evaluation: Sequence[str], output: Output, progress: Callable[[str], None]
+) -> list[Sample]:
+    """Samples to measure on alone: those that are named, or Millrace's own. Raises as :func:`find_samples` does."""
+    return _load_all(evaluation, card.task, output) or _own_samples(card, output, progress)[1]
 
 
 def load_samples(text: str, task: Task, output: Output) -> list[Sample]:
@@ -73,6 +77,10 @@ def load_samples(text: str, task: Task, output: Output) -> list[Sample]:
     from pipeline.factory.samples import read_samples
 
     return _from_kafka(text, task, output) if text.startswith(PREFIX) else read_samples(Path(text).expanduser())
+
+
+def _load_all(texts: Sequence[str], task: Task, output: Output) -> list[Sample]:
+    return [sample for text in texts for sample in load_samples(text, task, output)]
 
 
 def _own_samples(card: ModelCard, output: Output, progress: Callable[[str], None]) -> tuple[list[Sample], list[Sample]]:

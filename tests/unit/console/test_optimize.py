@@ -112,6 +112,19 @@ def test_what_is_wrong_is_said_before_anything_is_made(classifier: tuple[str, ..
     assert list(read_model("bright", load_settings()).card.variants) == ["fp32"]
 
 
+def test_a_pruned_version_is_made_beside_the_other_and_measured(classifier: tuple[str, ...], photos: Path) -> None:
+    run(*classifier)
+    options = ("--kind", "magnitude", "--amount", "0.5", "--evaluation", str(photos))
+    pruned = run_json("prune", "bright", *options)
+    assert (pruned["version"], pruned["promoted"]) == ("2", False)
+    assert pruned["variants"]["fp32"]["measured"]["sparsity"] == pytest.approx(0.5, abs=0.1)
+    said = run("prune", "bright@1", *options, "--version", "half")[1]
+    assert "set to zero: no faster" in said
+    assert "bright@half is made" in said
+    assert "Invalid value for '--amount'" in run("prune", "bright", "--kind", "magnitude", "--amount", "1")[2]
+    assert "Missing option '--kind'" in run("prune", "bright", "--amount", "0.5")[2]
+
+
 def test_bounds_make_a_gate() -> None:
     assert gate_of([]) is None
     assert gate_of([("a", ">=", 0.5), ("b", "<=", 2.0)]) == Gate(at_least={"a": 0.5}, at_most={"b": 2.0})
