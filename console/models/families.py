@@ -23,5 +23,5 @@ def families(*, as_json: bool) -> None:
         return
     table = Table("family", "tasks", "architectures", box=None, pad_edge=False)
     for family in found:
-        table.add_row(family.name, ", ".join(family.tasks), ", ".join(family.architectures))
+        table.add_row(family.name, "\n".join(family.tasks), "\n".join(family.architectures))
     output.people.print(table)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +165,14 @@ def test_a_name_for_the_store_is_made_of_what_was_asked_for(tmp_path: Path, monk
     assert {text: suggest_name(text) for text in names} == names
     with pytest.raises(ModelError, match="--name"):
         suggest_name("hf:org/---")
+
+
+def test_families_are_listed_without_the_frameworks_they_export_from() -> None:
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'transformers', 'onnxscript'): sys.modules[name] = None\n"
+        "from pipeline.factory.families import list_families\n"
+        "print(*(family.name for family in list_families()))"
+    )
+    listed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"bert", "clip", "detr", "gpt2", "llama", "llava", "onnx-file", "resnet", "torchvision"} <= set(listed)
