@@ -1,1 +1,1 @@
-"""Makes the two tiny models that are shipped as package data: `python -m tools.tiny` (needs the extra ``models``)."""
+"""Makes the tiny models that are shipped as package data: `python -m tools.tiny` (needs the extra ``models``)."""

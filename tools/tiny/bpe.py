@@ -1,4 +1,4 @@
-"""The tokenizer of `dialogues-tiny` and the chat template that goes with it.
+"""The tokenizers of the tiny models, and the chat template of `dialogues-tiny`.
 
 Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2, Radford et al. 2019), so any text can be written. Chinese
 characters and digits stand alone: with so few dialogues, longer pieces would be learned by heart.
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from pipeline.tasks.prompts import load_chat_template
 from schemas.messages import ChatMessage
@@ -24,9 +24,13 @@ END, SYSTEM, USER, ASSISTANT = SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "
 CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Learn a tokenizer of at most ``vocabulary`` pieces; the special ones have the ids 0 to 3."""
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, special: Sequence[str] = SPECIAL, *, lowercase: bool = False
+) -> Tokenizer:
+    """Learn a tokenizer of at most ``vocabulary`` pieces; the ``special`` ones have the ids from 0 on."""
     tokenizer = Tokenizer(models.BPE())
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"[\p{Han}\p{Nd}]"), behavior="isolated"),
@@ -37,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
