@@ -18,7 +18,9 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.calibration import MAIN, Observation, graph_paths, observe
+from pipeline.factory.decoder_smooth import decoder_feeds
 from pipeline.factory.gates import broken_bounds, default_gate
+from pipeline.factory.gates_text import read_rows
 from pipeline.factory.optimize_measure import Bench, costs, figures_of
 from pipeline.factory.recipe import Gate, Progress
 from pipeline.factory.samples import Sample
@@ -204,9 +206,10 @@ def _with_costs(model: ServedModel, bench: Bench, progress: Progress) -> ModelCa
 
 
 def _feeds(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> dict[str, Sequence[Feeds]]:
-    """What the samples feed each graph; a decoder needs none."""
-    if model.card.task == "text-generation":
-        return {}
+    """What the samples feed each graph; of image-to-text the vision graph alone."""
+    if model.card.task == "text-generation" and model.card.text is not None:
+        rows = read_rows(model, samples, settings)
+        return {MAIN: decoder_feeds(rows.ids, rows.lengths, model.card.text)}
     seen: list[Observation] = observe(model, FULL, samples, settings)
     roles = {role for one in seen for role in one.feeds}
     return {role: [one.feeds[role] for one in seen if role in one.feeds] for role in roles}

@@ -14,6 +14,7 @@ from msgspec import Struct
 from pipeline.errors import ModelError
 from pipeline.factory import decoder_rows, float16, weight_only
 from pipeline.factory.calibration import MAIN
+from pipeline.factory.decoder_smooth import channel_maxima, smooth_norms
 from pipeline.factory.quantize import Calibrated, calibrate
 from pipeline.factory.quantize_graph import S8S8, U8S8, Scheme
 from pipeline.factory.quantize_plan import Layer, find_layers
@@ -51,7 +52,7 @@ class Material(Struct, frozen=True, kw_only=True):
 
     Attributes:
         graphs: the FP32 files, by role.
-        feeds: calibration inputs of each, as serving feeds them.
+        feeds: calibration inputs of each, as serving feeds them; of a decoder, whole prompts.
     """
 
     task: Task
@@ -94,8 +95,14 @@ def _int8(material: Material) -> Iterator[Draft]:
 
 def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draft]:
     """A decoder's main graph, from the fastest to the most exact, or that one alone."""
+    path, feeds = material.graphs[MAIN], material.feeds.get(MAIN)
+    maxima = channel_maxima(path, feeds) if feeds and not exact_alone else {}
     for method, make in _DECODERS[-1:] if exact_alone else _DECODERS:
-        yield Draft(method=method, graphs={MAIN: make(_loaded(material.graphs[MAIN]))})
+        model = _loaded(path)
+        if maxima and make is not weight_only.quantize_weights:  # blocks are small enough for channels that stand out
+            smooth_norms(model, maxima)
+            method = f"{method}, channels evened out behind norms"
+        yield Draft(method=method, graphs={MAIN: make(model)})
 
 
 _DECODERS: tuple[tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
