@@ -21,9 +21,9 @@ __all__ = ["find_recipe", "pull", "pull_recipe"]
 def find_recipe(name: str) -> Recipe:
     """The recipe of a model. Raises ModelError for a name without one."""
     # Recipes import ONNX Runtime and onnx: only a pull pays for that.
-    from pipeline.factory import efficientnet, smollm2
+    from pipeline.factory import efficientnet, minilm, smollm2
 
-    for recipe in (smollm2.RECIPE, efficientnet.RECIPE):
+    for recipe in (smollm2.RECIPE, efficientnet.RECIPE, minilm.RECIPE):
         if recipe.name == name:
             return recipe
     raise ModelError(f"model {name!r} cannot be pulled. There are recipes for {', '.join(PULLABLE)}.")

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 SHIPPED = Path(__file__).parent / "shipped"
-PULLABLE = ("smollm2-135m", "efficientnet-lite0")
+PULLABLE = ("smollm2-135m", "efficientnet-lite0", "all-minilm-l6-v2")
 SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,63})(@(?P<version>[a-z0-9][a-z0-9._-]{0,63}))?")
 
 

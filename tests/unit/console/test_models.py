@@ -66,7 +66,7 @@ def test_list_names_what_is_here_and_what_can_be_pulled(store: Path) -> None:
     (toy,) = [model for model in listed["models"] if model["name"] == "toy"]
     assert (toy["version"], toy["shipped"], toy["folder"]) == ("1.0", False, str(store))
     assert toy["bytes"] > 10
-    assert listed["pullable"] == ["smollm2-135m", "efficientnet-lite0"]
+    assert listed["pullable"] == ["smollm2-135m", "efficientnet-lite0", "all-minilm-l6-v2"]
     assert "millrace models pull smollm2-135m" in run("list")[1]
 
 
