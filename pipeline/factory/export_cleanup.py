@@ -15,15 +15,17 @@ def clean_up(model: onnx.ModelProto) -> None:
     """Change ``model`` in place: pooling and flattening by their names, ``N`` for the batch, nothing unused or private.
 
     A mean over height and width becomes GlobalAveragePool (and Flatten, where the axes are dropped): only that has an
-    INT8 kernel. A Reshape of [N, C, 1, 1] to [N, C] becomes Flatten, which needs no computed shape.
+    INT8 kernel. A Reshape of [N, C, 1, 1] to [N, C] becomes Flatten, which needs no computed shape. The factors on the
+    pixels go into the convolution that reads them: as a Mul they cost 2 % of an INT8 ResNet-50.
     """
     graph = model.graph
     constants = {item.name: item for item in graph.initializer}
+    planes = {item.name for item in graph.value_info if len(item.type.tensor_type.shape.dim) == 4}
     pooled: set[str] = set()
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
-        graph.node.extend(_rewritten(node, constants, pooled))
+        graph.node.extend(_rewritten(node, constants, planes, pooled))
     for item in (*graph.input, *graph.output):
         item.type.tensor_type.shape.dim[0].dim_param = "N"
     _fold_factors(graph, constants)
@@ -47,9 +49,12 @@ def _fold_factors(graph: Any, constants: dict[str, Any]) -> None:
         node.input[0] = product.input[0]
 
 
-def _rewritten(node: Any, constants: dict[str, Any], pooled: set[str]) -> list[Any]:
-    """The node, or what stands for it. ``pooled`` collects the names that are [N, C, 1, 1]."""
-    if node.op_type == "ReduceMean" and len(node.input) == 2 and _axes(node, constants) == [2, 3]:
+def _rewritten(node: Any, constants: dict[str, Any], planes: set[str], pooled: set[str]) -> list[Any]:
+    """The node, or what stands for it.
+
+    ``planes`` are the names that are [N, C, H, W]; ``pooled`` collects those that are [N, C, 1, 1].
+    """
+    if node.op_type == "ReduceMean" and node.input[0] in planes and _axes(node, constants) == [2, 3]:
         return _pool(node, pooled)
     if node.op_type in {"Reshape", "Squeeze"} and node.input[0] in pooled and not _keeps_rank(node, constants):
         return [_made("Flatten", [node.input[0]], node.output, node.name, axis=1)]
@@ -75,7 +80,7 @@ def _keeps_rank(node: Any, constants: dict[str, Any]) -> bool:
 
 
 def _axes(node: Any, constants: dict[str, Any]) -> list[int]:
-    found = constants.get(node.input[1])
+    found = constants.get(node.input[1]) if len(node.input) > 1 else None
     return [] if found is None else [int(axis) % 4 for axis in numpy_helper.to_array(found)]
 
 
