@@ -52,7 +52,7 @@ def contents(store: Path) -> set[str]:
     return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
-INT8_ONLY = {"toy/1.0/int8.onnx", "toy/1.0/labels.txt", "toy/1.0/model.toml"}
+INT8_ONLY = {"toy/latest", "toy/1.0/int8.onnx", "toy/1.0/labels.txt", "toy/1.0/model.toml"}
 
 
 def refuse_to_build(kitchen: Kitchen) -> ModelCard:
