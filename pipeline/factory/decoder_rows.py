@@ -5,10 +5,9 @@ the graph runs, so no scale spans two rows and a row's result does not depend on
 one (ONNX Runtime's MatMulIntegerToFloat), as exact in one batch as in another.
 
 Weights use 7 of their 8 bits: processors without VNNI add two products in 16 bits, which saturates with full weights
-(see :mod:`pipeline.factory.quantize`). Measured there, for a batch of 8 (AVX2, one thread): GPT-2 124M decodes 2.4
-times as fast as in FP32, and SmolLM2 2.3 times; with weights in blocks of 32 (:mod:`pipeline.factory.weight_only`)
-both do 1.3 times. What it costs is quality: single channels of what goes into a feed-forward part's last product are
-far larger than the others, and one scale for the row leaves little to these.
+(see :mod:`pipeline.factory.quantize`). What the speed costs is quality: single channels of what goes into the later
+products of a layer are far larger than the others, and one scale for the row leaves little to these. Those products
+are best left to :mod:`pipeline.factory.weight_only`, and what narrows is: the last one of a feed-forward part.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from pipeline.factory.quantize_plan import Layer, find_layers
 from pipeline.factory.quantize_rebuild import rebuilt
 from pipeline.factory.weight_only import quantize_weights
 
-__all__ = ["METHOD", "METHOD_NARROWING_IN_BLOCKS", "quantize_channels", "quantize_rows"]
+__all__ = ["METHOD", "quantize_channels", "quantize_rows"]
 
 METHOD = "weights INT8 per channel (7 bits), activations INT8 per row"
-METHOD_NARROWING_IN_BLOCKS = f"{METHOD}; products that narrow: weights INT8 in blocks of 32"
 LARGEST_WEIGHT, LARGEST_ACTIVATION, ZERO_POINT = 63, 127, 128
 # A largest weight that is cut off a little leaves finer steps to the others.
 CUTS = (1.0, 0.95, 0.9, 0.85, 0.8)
@@ -37,15 +35,15 @@ AXES_INPUT = 18
 Array = npt.NDArray[Any]
 
 
-def quantize_rows(model: onnx.ModelProto, *, narrowing_in_blocks: bool = False) -> onnx.ModelProto:
+def quantize_rows(model: onnx.ModelProto, *, least_widening: float = 0.0) -> onnx.ModelProto:
     """A copy with INT8 products, and the table of the token ids in INT8 blocks. Nodes must have names.
 
     Args:
         model: in FP32.
-        narrowing_in_blocks: leave products with fewer outputs than inputs, such as the last one of a feed-forward
-            part, to :func:`~pipeline.factory.weight_only.quantize_weights`, which is slower and much more exact.
+        least_widening: products with fewer outputs for each input are left to
+            :func:`~pipeline.factory.weight_only.quantize_weights`, which is slower and much more exact.
     """
-    return quantize_weights(_Writer(model, narrowing_in_blocks=narrowing_in_blocks).write())
+    return quantize_weights(_Writer(model, least_widening).write())
 
 
 def quantize_channels(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
@@ -69,11 +67,11 @@ def _rounded(rows: Array, scales: Array) -> Array:
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, *, narrowing_in_blocks: bool) -> None:
+    def __init__(self, model: onnx.ModelProto, least_widening: float) -> None:
         self._model = model
         self._constants = {item.name: item for item in model.graph.initializer}
         self._layers = {layer.name: layer for layer in find_layers(model) if layer.op != "Conv"}
-        self._narrowing_in_blocks = narrowing_in_blocks
+        self._least_widening = least_widening
         self._opset = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
         self._nodes: list[Any] = []
         self._added: dict[str, Any] = {}
@@ -83,7 +81,7 @@ class _Writer:
         for node in self._model.graph.node:
             layer = self._layers.get(node.name)
             rows = None if layer is None else self._rows(layer)
-            if layer is None or rows is None or (self._narrowing_in_blocks and rows.shape[0] < rows.shape[1]):
+            if layer is None or rows is None or rows.shape[0] < self._least_widening * rows.shape[1]:
                 self._nodes.append(node)
             else:
                 self._multiply(layer, rows, node)

@@ -3,7 +3,7 @@
 A few channels behind a norm are far larger than the others, and a scale for the whole row leaves little to these. So
 each channel of the norm is divided by what the weights behind it are multiplied by: ``sqrt(largest activation /
 largest weight)`` of the channel. Source: SmoothQuant, Xiao et al. 2022 (arXiv:2211.10438), with alpha 0.5. Measured on
-SmolLM2 in INT8 rows with what narrows in blocks: mean KL from FP32 0.023 instead of 0.045.
+SmolLM2 in INT8 rows with what narrows in blocks: mean KL from FP32 0.022 instead of 0.045.
 """
 
 from __future__ import annotations

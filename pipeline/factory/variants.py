@@ -105,12 +105,14 @@ def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draf
         yield Draft(method=method, graphs={MAIN: make(model)})
 
 
+def _rows(least_widening: float) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+    return partial(decoder_rows.quantize_rows, least_widening=least_widening)
+
+
 _DECODERS: tuple[tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
-    (decoder_rows.METHOD, decoder_rows.quantize_rows),
-    (
-        decoder_rows.METHOD_NARROWING_IN_BLOCKS,
-        partial(decoder_rows.quantize_rows, narrowing_in_blocks=True),
-    ),
+    (decoder_rows.METHOD, _rows(0)),
+    (f"{decoder_rows.METHOD}; products that narrow in blocks of 32", _rows(1)),
+    (f"{decoder_rows.METHOD}; products that do not double the width in blocks of 32", _rows(2)),
     (weight_only.METHOD, weight_only.quantize_weights),
 )
 
