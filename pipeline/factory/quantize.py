@@ -23,6 +23,7 @@ from pipeline.factory.bias_correction import MEAN, correct_biases, with_input_me
 from pipeline.factory.calibration_ranges import Histogram, Probe, Range, narrowed, opset, with_probes
 from pipeline.factory.quantize_graph import U8S8, Scheme, write_qdq
 from pipeline.factory.quantize_plan import plan_quantization
+from pipeline.factory.quantize_smooth import largest_inputs, smooth, smoothed_inputs
 
 __all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
@@ -44,6 +45,7 @@ class Calibrated:
         self.batches = batches
         self._ranges: dict[str, Range] = {}
         self._narrowed: dict[tuple[str, str], Range] = {}
+        self._greatest: dict[str, npt.NDArray[Any]] | None = None
         self._means: dict[str, npt.NDArray[Any]] | None = None
 
     def quantized(
@@ -63,6 +65,14 @@ class Calibrated:
             self._means = input_means(self.model, self.batches)
         correct_biases(self.model, quantized, self._means)
         return quantized
+
+    def smoothed(self, strength: float) -> Calibrated:
+        """With the outliers of activations moved into the weights: see :mod:`pipeline.factory.quantize_smooth`."""
+        if self._greatest is None:
+            tensors = smoothed_inputs(self.model)
+            runs = run_graph(with_probes(self.model, tensors=tensors), self.batches)
+            self._greatest = largest_inputs(self.model, runs)
+        return Calibrated(smooth(self.model, self._greatest, strength), self.batches)
 
     def ranges(self, tensors: Collection[str], ranging: str) -> dict[str, Range]:
         """The range of each tensor over all batches."""

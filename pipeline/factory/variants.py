@@ -18,6 +18,7 @@ from pipeline.factory.decoder_smooth import channel_maxima, smooth_norms
 from pipeline.factory.quantize import Calibrated, calibrate
 from pipeline.factory.quantize_graph import S8S8, U8S8, Scheme
 from pipeline.factory.quantize_plan import Layer, find_layers
+from pipeline.factory.quantize_smooth import smoothed_inputs
 from pipeline.factory.recipe import Progress
 from pipeline.factory.sensitivity import output_error, ranked
 from pipeline.models.card import Provider, VariantName
@@ -34,6 +35,7 @@ PROVIDERS: dict[VariantName, tuple[Provider, ...]] = {
     "fp16": ("cuda",),
 }
 RANGINGS = ("minmax", "99.99", "least-error")
+SMOOTHINGS = (0.65, 0.8)
 JUDGED_ON = 8
 """Calibration inputs that tries are compared on."""
 KEPT_IN_FLOATS = (1, 2, 4, 6, 8, 12, 16)
@@ -158,10 +160,9 @@ def _static(material: Material, scheme: Scheme, roles: Sequence[str], method: st
     material.progress("calibrating")
     graphs = {role: _Static(calibrate(material.graphs[role], material.feeds[role]), scheme) for role in roles}
     for role, graph in graphs.items():
-        graph.choose_ranging()
-        material.progress(f"{role}: ranges by {graph.ranging}")
-    rangings = ", ".join(dict.fromkeys(f"{graph.ranging} ranges" for graph in graphs.values()))
-    method = f"{method}, {rangings}, bias correction"
+        graph.choose()
+        material.progress(f"{role}: {graph.how}")
+    method = f"{method}, {'; '.join(dict.fromkeys(graph.how for graph in graphs.values()))}, bias correction"
     yield Draft(method=method, graphs={role: graph.quantized(()) for role, graph in graphs.items()})
     material.progress("looking for sensitive layers")
     for count in KEPT_IN_FLOATS:
@@ -177,25 +178,32 @@ class _Static:
     """One graph on its way to static INT8."""
 
     def __init__(self, calibrated: Calibrated, scheme: Scheme) -> None:
+        self._full = calibrated.model
         self._calibrated, self._scheme = calibrated, scheme
         self._judged_on = calibrated.batches[:: max(1, len(calibrated.batches) // JUDGED_ON)][:JUDGED_ON]
         self._ranked: list[Layer] | None = None
-        self.ranging = RANGINGS[0]
+        self._ranging = RANGINGS[0]
+        self.how = ""
 
-    def choose_ranging(self) -> None:
-        """Take the ranges whose output is nearest to FP32's."""
-        self.ranging = min(RANGINGS, key=self._error)
+    def choose(self) -> None:
+        """Take the smoothing and the ranges whose output is nearest to FP32's."""
+        plain = self._calibrated
+        ways = [("", plain, ranging) for ranging in RANGINGS]
+        if smoothed_inputs(plain.model):
+            ways += [
+                (f"smoothed by {it}, ", plain.smoothed(it), ranging) for it in SMOOTHINGS for ranging in RANGINGS[:2]
+            ]
+        smoothing, self._calibrated, self._ranging = min(ways, key=lambda way: self._error(*way[1:]))
+        self.how = f"{smoothing}{self._ranging} ranges"
 
     def quantized(self, kept: Sequence[str]) -> onnx.ModelProto:
-        return self._calibrated.quantized(
-            self._scheme, excluded=kept, ranging=self.ranging, outputs=not self._scheme.symmetric
-        )
+        return self._made(self._calibrated, self._ranging, kept)
 
     def worst(self, count: int) -> list[str]:
         """The ``count`` layers that bear INT8 worst; those are passed over with which it were too many weights."""
         layers = find_layers(self._calibrated.model)
         if self._ranked is None:
-            self._ranked = ranked(self._calibrated, self._scheme, self.ranging, self._judged_on)
+            self._ranked = ranked(self._calibrated, self._scheme, self._ranging, self._judged_on)
         left = MOST_OF_WEIGHTS * sum(layer.parameters for layer in layers)
         chosen: list[str] = []
         for layer in self._ranked:
@@ -204,6 +212,9 @@ class _Static:
                 chosen.append(layer.name)
         return chosen
 
-    def _error(self, ranging: str) -> float:
-        self.ranging = ranging
-        return output_error(self._calibrated.model, self.quantized(()), self._judged_on)
+    def _error(self, calibrated: Calibrated, ranging: str) -> float:
+        return output_error(self._full, self._made(calibrated, ranging, ()), self._judged_on)
+
+    def _made(self, calibrated: Calibrated, ranging: str, kept: Sequence[str]) -> onnx.ModelProto:
+        outputs = not self._scheme.symmetric
+        return calibrated.quantized(self._scheme, excluded=kept, ranging=ranging, outputs=outputs)
