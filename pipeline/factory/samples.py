@@ -72,7 +72,7 @@ def request_of(sample: Sample, task: Task, index: int = 0) -> InferenceRequest:
     """The request that asks for ``task`` on ``sample``; the image where it has both. Raises ModelError if empty."""
     content: TextInput | ImageInput
     if sample.image is not None:
-        content = ImageInput(data=sample.image)
+        content = ImageInput(data=sample.image, prompt=sample.text if task == "image-to-text" else None)
     elif sample.text or sample.messages:
         content = TextInput(prompt=sample.text or None, messages=() if sample.text else sample.messages)
     else:

@@ -1,0 +1,88 @@
+"""Samples from folders, files and records, and what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.factory.samples import Sample, read_samples, request_of, sample_of
+from pipeline.factory.samples_default import calibration_sentences
+from pipeline.factory.text_gate import gate_texts
+from schemas.messages import ChatMessage, ImageInput, InferenceRequest, Source, TextInput
+
+SOURCE = Source(topic="prompts", partition=0, offset=7)
+
+
+def test_a_folder_of_images_is_read_and_its_sub_folders_are_labels(tmp_path: Path) -> None:
+    for name in ("a.png", "cat/b.JPG", "dog/c.webp", "dog/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    assert read_samples(tmp_path) == [
+        Sample(image=b"a.png"),
+        Sample(image=b"cat/b.JPG", answer="cat"),
+        Sample(image=b"dog/c.webp", answer="dog"),
+    ]
+
+
+def test_a_file_has_a_sample_on_each_line(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"png")
+    file = tmp_path / "samples.jsonl"
+    file.write_text(
+        '{"text": "good", "label": "positive"}\n\n'
+        '{"prompt": "2 + 2 =", "answer": " 4"}\n'
+        '{"messages": [{"role": "user", "content": "hello"}]}\n'
+        '{"image": "x.png", "prompt": "What is it?", "answer": "a cat"}\n'
+    )
+    assert read_samples(file) == [
+        Sample(text="good", answer="positive"),
+        Sample(text="2 + 2 =", answer=" 4"),
+        Sample(messages=(ChatMessage(role="user", content="hello"),)),
+        Sample(text="What is it?", image=b"png", answer="a cat"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ('{"txt": "a"}', "contains unknown field `txt`"),
+        ("not json", "malformed"),
+        ('{"label": "a"}', "it needs text, prompt, messages or image"),
+        ('{"text": "a", "prompt": "b"}', "give one of text, prompt and messages"),
+        ('{"image": "no.png"}', r"no\.png cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_file_and_the_line(tmp_path: Path, line: str, wrong: str) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(ModelError, match=rf"samples\.jsonl, line 2: .*{wrong}"):
+        read_samples(file)
+
+
+def test_a_folder_or_file_without_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no image"):
+        read_samples(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ModelError, match="there is no line"):
+        read_samples(tmp_path / "empty.jsonl")
+    with pytest.raises(ModelError, match="the samples cannot be read"):
+        read_samples(tmp_path / "no.jsonl")
+
+
+def test_records_become_samples_and_samples_requests() -> None:
+    text = InferenceRequest(id="1", source=SOURCE, task="embeddings", input=TextInput(prompt="hello"))
+    assert sample_of(text) == Sample(text="hello")
+    image = InferenceRequest(id="2", source=SOURCE, task="image-classification", input=ImageInput(data=b"png"))
+    assert sample_of(image) == Sample(image=b"png")
+    assert request_of(sample_of(image), "image-classification").input == ImageInput(data=b"png")
+    elsewhere = InferenceRequest(id="3", source=SOURCE, task="image-classification", input=ImageInput(dataref="f:/x"))
+    with pytest.raises(ModelError, match="record 3: its image is kept elsewhere"):
+        sample_of(elsewhere)
+
+
+def test_no_sentence_for_calibration_is_one_that_models_are_measured_on() -> None:
+    measured = " ".join(gate_texts())
+    sentences = calibration_sentences()
+    assert len(sentences) >= 50
+    assert not [text for text in sentences if text in measured]
