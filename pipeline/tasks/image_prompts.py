@@ -7,6 +7,7 @@ from msgspec import Struct
 from pipeline.errors import ModelError
 from pipeline.models.card import TextSpec, VisionSpec
 from pipeline.tasks.prompts import PromptReader
+from schemas.errors import PrepareError
 
 __all__ = ["DEFAULT_QUESTION", "ImagePrompt", "ImagePromptReader"]
 
@@ -42,7 +43,7 @@ class ImagePromptReader:
         self._reader = reader
         self._vision = vision
         self._bos = text.bos_token_id
-        self._parts = vision.image_token in (reader.render([_in_parts("")], WHERE) or "")
+        self._parts = self._reads_parts()
         shortest = self._unchecked("")
         if shortest.count(vision.image_token_id) != vision.image_tokens:
             raise ModelError(
@@ -59,6 +60,12 @@ class ImagePromptReader:
         """The prompt of a question; of the one about everything when there is none. Raises PrepareError."""
         ids = self._reader.checked(self._unchecked(question or DEFAULT_QUESTION), WHERE)
         return ImagePrompt(tokens=tuple(ids), image_at=ids.index(self._vision.image_token_id))
+
+    def _reads_parts(self) -> bool:
+        try:
+            return self._vision.image_token in (self._reader.render([_in_parts("")], WHERE) or "")
+        except PrepareError:  # it wants a text, such as one that it puts between two others
+            return False
 
     def _unchecked(self, question: str) -> list[int]:
         rows = [self._vision.image_token_id] * self._vision.image_tokens

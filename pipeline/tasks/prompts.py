@@ -69,7 +69,7 @@ class PromptReader:
             return None
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
-        except TemplateError as error:
+        except Exception as error:  # A template calls what it likes on what it is given.
             raise PrepareError(f"the model's chat template refuses the messages: {error}", where=where) from error
 
     def encode(self, rendered: str, where: str) -> list[int]:

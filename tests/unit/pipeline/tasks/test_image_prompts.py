@@ -60,6 +60,11 @@ def test_a_template_of_strings_is_given_the_images_token_before_the_question(tmp
     assert shown(tmp_path, STRINGS, "What?") == "^[user]####\nWhat?[answer]"
 
 
+def test_a_template_that_fails_on_parts_is_given_a_text(tmp_path: Path) -> None:
+    template = "{{ '[' + messages[0]['content'] + ']' }}"
+    assert shown(tmp_path, template, "What?") == "^[####\nWhat?]"
+
+
 def test_without_a_template_the_question_follows_the_image(tmp_path: Path) -> None:
     assert shown(tmp_path, None, "What?") == "^####\nWhat?"
 

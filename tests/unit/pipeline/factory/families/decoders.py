@@ -30,7 +30,8 @@ def save_model(model: Any, folder: Path) -> Path:
     torch.manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.2)
+            is_norm = name.endswith("weight") and ("norm" in name or ".ln_" in name)
+            parameter.normal_(1.0 if is_norm else 0.0, 0.2)
     model.eval().save_pretrained(folder)
     save_tokenizer(folder)
     return folder
