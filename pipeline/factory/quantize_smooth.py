@@ -19,10 +19,15 @@ from onnx import helper, numpy_helper
 from pipeline.factory.quantize_plan import Layer, find_layers
 from pipeline.factory.quantize_rebuild import rebuilt
 
-__all__ = ["largest_inputs", "smooth", "smoothed_inputs"]
+__all__ = ["NORMS", "largest_inputs", "smooth", "smoothed_inputs"]
 
 # Norms whose first output is scaled by their second-named input, and shifted by the next.
-NORMS = {"LayerNormalization": (1, 2), "SkipLayerNormalization": (2, 3), "SimplifiedLayerNormalization": (1,)}
+NORMS = {
+    "LayerNormalization": (1, 2),
+    "SimplifiedLayerNormalization": (1,),
+    "SkipLayerNormalization": (2, 3),
+    "SkipSimplifiedLayerNormalization": (2,),
+}
 SMALLEST = 1e-5
 Array = npt.NDArray[Any]
 

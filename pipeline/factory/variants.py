@@ -14,11 +14,11 @@ from msgspec import Struct
 from pipeline.errors import ModelError
 from pipeline.factory import decoder_rows, float16, weight_only
 from pipeline.factory.calibration import MAIN
-from pipeline.factory.decoder_smooth import channel_maxima, smooth_norms
+from pipeline.factory.decoder_smooth import SMOOTHING, channel_maxima
 from pipeline.factory.quantize import Calibrated, calibrate
 from pipeline.factory.quantize_graph import S8S8, U8S8, Scheme
 from pipeline.factory.quantize_plan import Layer, find_layers
-from pipeline.factory.quantize_smooth import smoothed_inputs
+from pipeline.factory.quantize_smooth import smooth, smoothed_inputs
 from pipeline.factory.recipe import Progress
 from pipeline.factory.sensitivity import output_error, ranked
 from pipeline.models.card import Provider, VariantName
@@ -102,7 +102,7 @@ def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draf
     for method, make in _DECODERS[-1:] if exact_alone else _DECODERS:
         model = _loaded(path)
         if maxima and make is not weight_only.quantize_weights:  # blocks are small enough for channels that stand out
-            smooth_norms(model, maxima)
+            model = smooth(model, maxima, SMOOTHING)
             method = f"{method}, channels evened out behind norms"
         yield Draft(method=method, graphs={MAIN: make(model)})
 
