@@ -12,16 +12,16 @@ from pipeline.factory.safetensors_file import Tensors
 from pipeline.models.card import GraphFile
 from pipeline.models.cardfile import sha256_of
 
-__all__ = ["LARGEST_FILE", "weights_file", "write_graph"]
+__all__ = ["weights_file", "write_graph"]
 
 # Protocol buffers end at 2 GB, and the graph needs some of it.
 LARGEST_FILE = 1_900_000_000
 
 
-def weights_file(tensors: Tensors, graph: Path, largest: int = LARGEST_FILE) -> Path | None:
-    """Where the weights of ``graph`` go, for a checkpoint of more than ``largest`` bytes; else ``None``, into it."""
+def weights_file(tensors: Tensors, graph: Path) -> Path | None:
+    """Where the weights of ``graph`` go, for a checkpoint too large for one file; else ``None``, into it."""
     size = sum(tensors[name].nbytes for name in tensors)
-    return graph.with_name(f"{graph.name}.data") if size > largest else None
+    return graph.with_name(f"{graph.name}.data") if size > LARGEST_FILE else None
 
 
 def write_graph(

