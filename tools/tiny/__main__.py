@@ -33,7 +33,7 @@ NAMES = (DIGITS, DIALOGUES, *TRAINED)
 @click.option(
     "--folders",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the Hugging Face folders are kept, one a model. One that is there is taken as it is, not trained again.",
+    help="Where the Hugging Face folders are kept, one a model; one that is there is not trained again.",
 )
 def main(*, names: tuple[str, ...], threads: int, device: str, folders: Path | None) -> None:
     """Train, quantize, measure and shelve NAMES; every tiny model unless some are named."""
