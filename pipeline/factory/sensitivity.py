@@ -22,20 +22,38 @@ from pipeline.factory.quantize_plan import Layer, find_layers
 __all__ = ["layer_errors", "output_error", "ranked"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
+Outputs = Sequence[Mapping[str, npt.NDArray[Any]]]
 JUDGED = 12
 """How many of the worst layers are tried one by one."""
 
 
-def output_error(full: onnx.ModelProto, ours: onnx.ModelProto, batches: Sequence[Feeds]) -> float:
-    """The mean square of what ``ours`` gives otherwise, as a share of the mean square of what FP32 gives."""
-    errors, sizes = 0.0, 0.0
-    for one, other in zip(run_graph(full, batches), run_graph(ours, batches), strict=True):
-        for name, values in one.items():
-            # Each output counts alike, whatever its unit.
-            size = float(np.square(values, dtype=np.float64).sum()) or 1.0
-            errors += float(np.square(values - other[name], dtype=np.float64).sum()) / size
-            sizes += 1
-    return errors / max(sizes, 1)
+def output_error(full: Outputs, ours: onnx.ModelProto, batches: Sequence[Feeds]) -> float:
+    """How far what ``ours`` gives for ``batches`` is from ``full``, what FP32 gives.
+
+    Of ``logits`` the mean Kullback-Leibler divergence, for what matters is which are the greatest; of any other output
+    the mean square of the difference, as a share of the mean square of the output.
+    """
+    errors = [
+        _divergence(values, other[name]) if name == "logits" else _share(values, other[name])
+        for one, other in zip(full, run_graph(ours, batches), strict=True)
+        for name, values in one.items()
+    ]
+    return float(np.mean(errors))
+
+
+def _divergence(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    first, second = (_log_shares(side.astype(np.float64)) for side in (one, other))
+    return float((np.exp(first) * (first - second)).sum(axis=-1).mean())
+
+
+def _log_shares(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _share(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    size = float(np.square(one, dtype=np.float64).sum()) or 1.0
+    return float(np.square(one - other, dtype=np.float64).sum()) / size
 
 
 def layer_errors(
@@ -55,9 +73,10 @@ def layer_errors(
 def ranked(graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Feeds]) -> list[Layer]:
     """The layers, those first whose staying in floats helps the graph's output most."""
     errors = layer_errors(graph, scheme, ranging, batches)
+    full = list(run_graph(graph.model, batches))
     layers = sorted(find_layers(graph.model), key=lambda layer: -errors[layer.name])
     judged = {
-        layer.name: output_error(graph.model, graph.quantized(scheme, ranging=ranging, excluded={layer.name}), batches)
+        layer.name: output_error(full, graph.quantized(scheme, ranging=ranging, excluded={layer.name}), batches)
         for layer in layers[:JUDGED]
     }
     return sorted(layers[:JUDGED], key=lambda layer: judged[layer.name]) + layers[JUDGED:]

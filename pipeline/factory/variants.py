@@ -15,7 +15,7 @@ from pipeline.errors import ModelError
 from pipeline.factory import decoder_rows, float16, weight_only
 from pipeline.factory.calibration import MAIN
 from pipeline.factory.decoder_smooth import SMOOTHING, channel_maxima
-from pipeline.factory.quantize import Calibrated, calibrate
+from pipeline.factory.quantize import Calibrated, calibrate, run_graph
 from pipeline.factory.quantize_graph import S8S8, U8S8, Scheme
 from pipeline.factory.quantize_plan import Layer, find_layers
 from pipeline.factory.quantize_smooth import smooth, smoothed_inputs
@@ -120,6 +120,11 @@ _DECODERS: tuple[tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]], ...] 
 
 
 def _trt(material: Material) -> Iterator[Draft]:
+    if material.task in DECODERS:
+        raise ModelError(
+            f"variant int8-trt cannot be made of a model of task {material.task}: TensorRT has no attention with a "
+            "cache such as its graph's. Leave it out; int8 and fp16 can be made."
+        )
     method = "static QDQ S8S8 symmetric per channel, for TensorRT"
     return _static(material, S8S8, list(material.graphs), method)
 
@@ -178,9 +183,9 @@ class _Static:
     """One graph on its way to static INT8."""
 
     def __init__(self, calibrated: Calibrated, scheme: Scheme) -> None:
-        self._full = calibrated.model
         self._calibrated, self._scheme = calibrated, scheme
         self._judged_on = calibrated.batches[:: max(1, len(calibrated.batches) // JUDGED_ON)][:JUDGED_ON]
+        self._full = list(run_graph(calibrated.model, self._judged_on))
         self._ranked: list[Layer] | None = None
         self._ranging = RANGINGS[0]
         self.how = ""
