@@ -23,7 +23,7 @@ from pipeline.runtime.onnx import open_session
 from pipeline.runtime.session import IntArray, SessionError
 from pipeline.settings import RuntimeSettings
 
-__all__ = ["SMOOTHING", "channel_maxima", "decoder_feeds"]
+__all__ = ["SMOOTHING", "channel_maxima", "decoder_feed", "decoder_feeds"]
 
 SMOOTHING = 0.5
 """How much of what stands out goes to the weights."""
@@ -33,7 +33,7 @@ Feeds = Mapping[str, Array]
 
 def decoder_feeds(ids: IntArray, lengths: IntArray, spec: TextSpec) -> list[dict[str, Array]]:
     """What a decoder reads of each of ``ids`` [N, T], of ``lengths`` [N], at once and with an empty cache."""
-    return [_feeds(row[None, :length], spec) for row, length in zip(ids, lengths, strict=True)]
+    return [decoder_feed(row[None, :length], spec) for row, length in zip(ids, lengths, strict=True)]
 
 
 def channel_maxima(path: Path, feeds: Sequence[Feeds]) -> dict[str, Array]:
@@ -69,7 +69,8 @@ def _behind_norms(model: onnx.ModelProto) -> list[str]:
     return [name for name in smoothed_inputs(model) if name in made]
 
 
-def _feeds(ids: IntArray, spec: TextSpec) -> dict[str, Array]:
+def decoder_feed(ids: IntArray, spec: TextSpec) -> dict[str, Array]:
+    """What a decoder reads of ``ids`` [1, T] at once, with an empty cache."""
     length = ids.shape[1]
     empty = np.zeros((1, spec.kv_heads, length, spec.head_size), np.float32)
     names = [f"past_{part}_{layer}" for layer in range(spec.layers) for part in ("key", "value")]
