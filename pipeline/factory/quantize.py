@@ -3,8 +3,8 @@
 Activations are uint8 (int8 for TensorRT) with one scale a tensor, fixed here by calibration; weights are int8 with one
 scale an output channel. No scale is made while the graph runs, so a row's result does not depend on its batch.
 
-For CPUs, weights use 7 of their 8 bits: see :mod:`pipeline.factory.quantize_graph`. What the missing bit costs is won
-back by :mod:`pipeline.factory.bias_correction`.
+For CPUs, neighbouring weights share 8 bits: see :mod:`pipeline.factory.quantize_graph`. What rounding does to the mean
+is won back by :mod:`pipeline.factory.bias_correction`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ __all__ = ["layer_errors", "output_error", "ranked"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 Outputs = Sequence[Mapping[str, npt.NDArray[Any]]]
-JUDGED = 12
+JUDGED = 22
 """How many of the worst layers are tried one by one."""
 
 
@@ -74,12 +74,19 @@ def ranked(graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Fe
     """The layers, those first whose staying in floats helps the graph's output most."""
     errors = layer_errors(graph, scheme, ranging, batches)
     full = list(run_graph(graph.model, batches))
-    layers = sorted(find_layers(graph.model), key=lambda layer: -errors[layer.name])
-    judged = {
-        layer.name: output_error(full, graph.quantized(scheme, ranging=ranging, excluded={layer.name}), batches)
-        for layer in layers[:JUDGED]
-    }
-    return sorted(layers[:JUDGED], key=lambda layer: judged[layer.name]) + layers[JUDGED:]
+    layers = find_layers(graph.model)
+    worst = sorted(layers, key=lambda layer: -errors[layer.name])
+    # The first and the last have few weights and many consequences: their own error does not show it.
+    tried = list({layer.name: layer for layer in (layers[0], *worst[:JUDGED], layers[-1])}.values())
+
+    def error(*kept: Layer) -> float:
+        excluded = {layer.name for layer in kept}
+        return output_error(full, graph.quantized(scheme, ranging=ranging, excluded=excluded), batches)
+
+    # What the worst one does hides what the others do, so these are judged with that one in floats.
+    first = min(tried, key=error)
+    rest = sorted((layer for layer in tried if layer is not first), key=lambda layer: error(first, layer))
+    return [first, *rest, *(layer for layer in worst if layer not in tried)]
 
 
 def _with_doubles(
@@ -93,7 +100,7 @@ def _with_doubles(
     copy.CopyFrom(full)
     have = {item.name for item in full.graph.initializer}
     copy.graph.initializer.extend(item for item in quantized.graph.initializer if item.name not in have)
-    probes, added = [], {}
+    probes, added = list[Probe](), dict[str, Any]()
     for layer in layers:
         node = next(item for item in quantized.graph.node if item.name == layer.name)
         weight = makers[node.input[1]]
