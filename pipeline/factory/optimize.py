@@ -131,8 +131,6 @@ def _made(
             return replace(card, variants=card.variants | {variant: kept}, rejected=rejected)
         progress(f"{variant}: {'; '.join(reasons)}")
         tries.append(Rejected(method=draft.method, reason="; ".join(reasons), measured=measured))
-        if measured.get(INVARIANT, 0.0) != 0 and "cpu" in providers_of(variant):
-            break  # leaving layers out would not change that
     _remove(variant, model)
     last = tries[-1]
     last = replace(last, measured=last.measured | _of_tries(tries[:-1], gate))
@@ -191,9 +189,8 @@ def _written(variant: VariantName, draft: Draft, model: ServedModel) -> ServedMo
 
 
 def _remove(variant: VariantName, model: ServedModel) -> None:
-    for file in model.folder.glob(f"{variant}.*"):
-        if file.name == f"{variant}.onnx" or file.suffix == ".onnx":
-            file.unlink()
+    for file in model.folder.glob(f"{variant}.*onnx"):
+        file.unlink()
 
 
 def _with_costs(model: ServedModel, bench: Bench, progress: Progress) -> ModelCard:
