@@ -24,10 +24,11 @@ from pipeline.factory.calibration_ranges import Histogram, Probe, Range, narrowe
 from pipeline.factory.quantize_graph import U8S8, Scheme, write_qdq
 from pipeline.factory.quantize_plan import plan_quantization
 from pipeline.factory.quantize_smooth import largest_inputs, smooth, smoothed_inputs
+from pipeline.factory.quantize_weights import QuantizedWeights, input_products, rounded_layers
 
 __all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
-METHOD = "static QDQ U8S8 per channel, weight pairs within 16 bits, MinMax calibration, bias correction"
+METHOD = "static QDQ U8S8 per channel, weight pairs within 16 bits, MinMax ranges, bias correction"
 OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each channel
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -45,6 +46,7 @@ class Calibrated:
         self.batches = batches
         self._ranges: dict[str, Range] = {}
         self._narrowed: dict[tuple[str, str], Range] = {}
+        self._weights = QuantizedWeights(model, self._products)
         self._greatest: dict[str, npt.NDArray[Any]] | None = None
         self._means: dict[str, npt.NDArray[Any]] | None = None
 
@@ -60,7 +62,8 @@ class Calibrated:
             outputs: see :func:`pipeline.factory.quantize_plan.plan_quantization`.
         """
         plan = plan_quantization(self.model, excluded, outputs=outputs)
-        quantized = write_qdq(self.model, plan, self.ranges(set(plan.tensors.values()), ranging), scheme)
+        ranges = self.ranges(set(plan.tensors.values()), ranging)
+        quantized = write_qdq(self.model, plan, ranges, scheme, lambda it, least: self._weights.make(it, scheme, least))
         if self._means is None:
             self._means = input_means(self.model, self.batches)
         correct_biases(self.model, quantized, self._means)
@@ -87,6 +90,11 @@ class Calibrated:
                     histogram.add(values[name])
             self._narrowed |= {(ranging, name): bounds for name, bounds in narrowed(histograms, ranging).items()}
         return {name: self._narrowed[ranging, name] for name in tensors}
+
+    def _products(self) -> dict[str, npt.NDArray[Any]]:
+        layers = rounded_layers(self.model)
+        tensors = dict.fromkeys(layer.input for layer in layers)
+        return input_products(layers, run_graph(with_probes(self.model, tensors=tensors), self.batches))
 
 
 def calibrate(source: Path, batches: Iterable[Feeds]) -> Calibrated:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from pipeline.factory.calibration_ranges import Range
 from pipeline.factory.quantize_plan import Layer, Plan
 from pipeline.factory.quantize_rebuild import rebuilt
 
-__all__ = ["S8S8", "U8S8", "Scheme", "quantized_weight", "write_qdq"]
+__all__ = ["LIMIT", "S8S8", "U8S8", "Scheme", "WeightMaker", "quantized_weight", "weight_scales", "write_qdq"]
 
 Array = npt.NDArray[Any]
+# Makes a layer's weight: int8 and the scale of each channel, which may not be below what is given.
+WeightMaker = Callable[[Layer, Array | float], tuple[Array, Array]]
 
 
 class Scheme(Struct, frozen=True, kw_only=True):
@@ -41,8 +43,14 @@ S8S8 = Scheme(symmetric=True, paired=False)
 LIMIT = 127
 
 
-def quantized_weight(weight: Array, axis: int, *, paired: bool, least: Array | float = 0) -> tuple[Array, Array]:
-    """int8 of the shape of ``weight``, and the scale of each channel along ``axis``, not below ``least``."""
+def quantized_weight(weight: Array, axis: int, scales: Array) -> Array:
+    """int8 of the shape of ``weight``, whose channels lie along ``axis``."""
+    shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
+    return np.asarray(np.rint(weight / scales.reshape(shape)).astype(np.int8))
+
+
+def weight_scales(weight: Array, axis: int, *, paired: bool, least: Array | float = 0) -> Array:
+    """The scale of each channel along ``axis``, not below ``least``."""
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     limits = [np.abs(rows).max(axis=1) / LIMIT]
     if paired:
@@ -51,8 +59,7 @@ def quantized_weight(weight: Array, axis: int, *, paired: bool, least: Array | f
         limits += [_largest_pair(order) / LIMIT for order in (rows, last)]
     scales = np.maximum(np.max(limits, axis=0), least).astype(np.float32)
     scales[scales == 0] = 1
-    shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
-    return np.rint(weight / scales.reshape(shape)).astype(np.int8), scales
+    return scales
 
 
 def _largest_pair(rows: Array) -> Array:
@@ -62,7 +69,9 @@ def _largest_pair(rows: Array) -> Array:
     return np.asarray(np.maximum(*sums))
 
 
-def write_qdq(model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], scheme: Scheme) -> onnx.ModelProto:
+def write_qdq(
+    model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], scheme: Scheme, weights: WeightMaker
+) -> onnx.ModelProto:
     """The quantized form of ``model``.
 
     Args:
@@ -70,13 +79,16 @@ def write_qdq(model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], s
         plan: what is quantized.
         ranges: of each tensor that the plan takes a range from.
         scheme: how.
+        weights: makes the weight of each layer.
     """
-    return _Writer(model, plan, ranges, scheme).write()
+    return _Writer(model, plan, ranges, scheme, weights).write()
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], scheme: Scheme) -> None:
-        self._model, self._plan, self._scheme = model, plan, scheme
+    def __init__(
+        self, model: onnx.ModelProto, plan: Plan, ranges: Mapping[str, Range], scheme: Scheme, weights: WeightMaker
+    ) -> None:
+        self._model, self._plan, self._scheme, self._weights = model, plan, scheme, weights
         self._constants = {item.name: item for item in model.graph.initializer}
         self._layers = {layer.name: layer for layer in plan.layers}
         self._scales = {name: self._scale(ranges[source]) for name, source in plan.tensors.items()}
@@ -131,10 +143,7 @@ class _Writer:
     def _weight(self, layer: Layer) -> str:
         """The weight is the layer's own even where two share one: its scale depends on the bias."""
         name = f"{layer.name}_weight"
-        weight = numpy_helper.to_array(self._constants[layer.weight])
-        # Depthwise kernels add in 32 bits everywhere.
-        paired = self._scheme.paired and not layer.depthwise
-        values, scales = quantized_weight(weight, layer.axis, paired=paired, least=self._least_scale(layer))
+        values, scales = self._weights(layer, self._least_scale(layer))
         self._parameter(name, values, scales, layer.axis)
         return f"{name}_dequantized"
 
