@@ -17,12 +17,13 @@ from tools.tiny.training import FitRecipe, fit, quiet
 
 __all__ = ["BEGIN", "END", "INTENTS_FIT", "MASK", "PAD", "UNKNOWN", "intents_tokenizer", "train_intents"]
 
-INTENTS_FIT = FitRecipe(steps=1200, rows=64, learning_rate=1e-3, weight_decay=0.1, warmup=100)
+INTENTS_FIT = FitRecipe(steps=700, rows=64, learning_rate=1e-3, weight_decay=0.1, warmup=100)
 PAD, UNKNOWN, BEGIN, END, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-VOCABULARY = 1600
+VOCABULARY = 1200
 MAX_TOKENS = 96
-# The share of tokens that are masked: no message is learned by heart, and no single word decides.
-NOISE = 0.15
+# The share of tokens that are masked: no message is learned by heart, and no single word decides. This number, the
+# dropout, the vocabulary and the steps were compared on a sixth of the training phrasings.
+NOISE = 0.3
 
 Batch = tuple[list[str], list[int]]
 
@@ -58,6 +59,7 @@ def _config(tokenizer: Tokenizer) -> Any:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=256,
+        hidden_dropout_prob=0.2,
         max_position_embeddings=MAX_TOKENS,
         pad_token_id=SPECIAL.index(PAD),
         id2label=dict(enumerate(INTENTS)),

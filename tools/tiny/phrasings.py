@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def message_of(phrasing: Phrasing, rng: np.random.Generator) -> str:
     swaps = read_swaps(corpus.FOLDER / "swaps.toml")[phrasing.language]
     text = swap_phrases(text, swaps, rng)
     if rng.random() < 0.15:
-        text = str(rng.choice(_values(phrasing)["greeting"])) + text
+        text = _one_of(_values(phrasing)["greeting"], rng) + text
     if rng.random() < 0.3:
         text = text.rstrip(".?!。？！") or text
     return text
@@ -88,11 +89,16 @@ def message_of(phrasing: Phrasing, rng: np.random.Generator) -> str:
 
 def plain_message(phrasing: Phrasing, rng: np.random.Generator) -> str:
     """A message in this phrasing as it was written, choices made and slots filled."""
-    text = str(rng.choice(phrasing.templates))
+    text = _one_of(phrasing.templates, rng)
     while CHOICE.search(text):
-        text = CHOICE.sub(lambda match: str(rng.choice(match[1].split("|"))), text)
-    filled = " ".join(text.format_map(draw_slots(_values(phrasing), rng)).split())
+        text = CHOICE.sub(lambda match: _one_of(match[1].split("|"), rng), text)
+    filled = text.format_map(draw_slots(_values(phrasing), rng)) if "{" in text else text
+    filled = " ".join(filled.split())
     return re.sub(r" (?=[?!.,])", "", filled)
+
+
+def _one_of(texts: Sequence[str], rng: np.random.Generator) -> str:
+    return texts[int(rng.integers(len(texts)))]
 
 
 def _written() -> list[Phrasing]:

@@ -66,8 +66,9 @@ def answer(folder: Path, text: TextInput) -> tuple[str, bool]:
     return open_tokenizer(folder / card.text.tokenizer).decode(written), len(written) < 96
 
 
-def test_both_tiny_models_are_shipped_and_weigh_less_than_eight_megabytes() -> None:
-    assert [folder.parent.name for folder in FOLDERS] == ["dialogues-tiny", "digits-tiny"]
+def test_the_tiny_models_are_shipped_and_weigh_less_than_eight_megabytes() -> None:
+    names = ["dialogues-tiny", "digit-clip-tiny", "digit-finder-tiny", "digit-reader-tiny", "digits-tiny", "intents-tiny"]
+    assert [folder.parent.name for folder in FOLDERS] == names
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 8_000_000
 
 
@@ -76,7 +77,8 @@ def test_every_shipped_file_has_the_digest_in_its_card(folder: Path) -> None:
     card = read_card(folder)
     for precision in card.variants:
         check_variant(card, folder, precision)
-    named = {variant.file for variant in card.variants.values()} | set(card.files) | {"model.toml"}
+    parts = {part.file for variant in card.variants.values() for part in variant.parts.values()}
+    named = {variant.file for variant in card.variants.values()} | parts | set(card.files) | {"model.toml"}
     assert {path.name for path in folder.iterdir()} == named
 
 

@@ -10,11 +10,11 @@ from pipeline.models.store import SHIPPED, ServedModel
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tools.tiny.clip import CLIP  # noqa: E402
-from tools.tiny.finder import FINDER  # noqa: E402
-from tools.tiny.intent import INTENT  # noqa: E402
-from tools.tiny.made import MOST_LOST, TinyModel  # noqa: E402
-from tools.tiny.reader import READER  # noqa: E402
+from tools.tiny.clip import CLIP
+from tools.tiny.finder import FINDER
+from tools.tiny.intent import INTENT
+from tools.tiny.made import MOST_LOST, TinyModel
+from tools.tiny.reader import READER
 
 # Processors without VNNI round INT8 products otherwise, and a few held-out answers hang on that.
 OTHER_ROUNDING = 0.015

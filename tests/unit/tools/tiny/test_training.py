@@ -7,13 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from pipeline.factory.families import find_family  # noqa: E402
-from pipeline.factory.source import resolve_source  # noqa: E402
-from tools.tiny import clip, finder, intent, reader  # noqa: E402
-from tools.tiny.made import TinyModel  # noqa: E402
+import torch
+from safetensors.torch import load_file
+
+from pipeline.factory.families import find_family
+from pipeline.factory.source import resolve_source
+from tools.tiny import clip, finder, intent, reader
+from tools.tiny.made import TinyModel
 
 SHORT = {"steps": 2, "rows": 4, "warmup": 1}
 MODELS = [
@@ -33,7 +35,7 @@ def one_thread() -> None:
 def test_a_trained_folder_is_of_a_family_of_the_factory(
     module: object, recipe: str, tiny: TinyModel, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, recipe, msgspec.structs.replace(getattr(module, recipe), **SHORT))
+    shorten(module, recipe, monkeypatch)
     tiny.train(tmp_path, lambda _: None)
     assert find_family(resolve_source(str(tmp_path))).name == family
     weights = sum(tensor.numel() for tensor in tensors(tmp_path).values())
@@ -41,11 +43,15 @@ def test_a_trained_folder_is_of_a_family_of_the_factory(
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(pytest.importorskip("safetensors.torch").load_file(folder / "model.safetensors"))
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def shorten(module: object, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, recipe, msgspec.structs.replace(getattr(module, recipe), **SHORT))
 
 
 def test_equal_seeds_train_equal_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finder, "FINDER_FIT", msgspec.structs.replace(finder.FINDER_FIT, **SHORT))
+    shorten(finder, "FINDER_FIT", monkeypatch)
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
         folder.mkdir()
@@ -55,7 +61,7 @@ def test_equal_seeds_train_equal_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_norms_of_the_detector_are_what_transformers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finder, "FINDER_FIT", msgspec.structs.replace(finder.FINDER_FIT, **SHORT))
+    shorten(finder, "FINDER_FIT", monkeypatch)
     finder.FINDER.train(tmp_path, lambda _: None)
     means = [weight for name, weight in tensors(tmp_path).items() if name.endswith("running_mean")]
     assert means
