@@ -21,14 +21,14 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.harness import arguments, in_turn, report
-from pipeline.factory.decoder import build_decoder
-from pipeline.factory.decoder_rows import quantize_rows
-from pipeline.factory.decoder_spec import DecoderSpec, weight_shapes
+from pipeline.factory.decoders.graph import build_decoder
+from pipeline.factory.decoders.spec import DecoderSpec, weight_shapes
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Source, Workbench
-from pipeline.factory.optimize_speed import memory_megabytes
-from pipeline.factory.quantize import quantize_static_int8
-from pipeline.factory.smollm2 import LEAST_WIDENING
+from pipeline.factory.gates.speed import memory_megabytes
+from pipeline.factory.quantize.rows import quantize_rows
+from pipeline.factory.quantize.static import quantize_static_int8
+from pipeline.factory.recipes.smollm2 import LEAST_WIDENING
 from pipeline.runtime.onnx import OnnxBackend, open_session
 from pipeline.runtime.session import CacheLayout
 from pipeline.settings import RuntimeSettings

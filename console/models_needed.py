@@ -34,7 +34,7 @@ def ensure_models(settings: Settings, output: Output) -> None:
     missing = missing_models(settings)
     if not missing:
         return
-    from pipeline.factory.pull import pull  # brings onnx and ONNX Runtime, which nobody else here needs
+    from pipeline.factory.recipes.pull import pull  # brings onnx and ONNX Runtime, which nobody else here needs
 
     for name in missing:
         output.say(f"{name} is not here yet; it is fetched and built once")

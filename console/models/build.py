@@ -75,7 +75,7 @@ def _build(
 ) -> ServedModel:
     from pipeline.factory.build import build as build_model
     from pipeline.factory.family import Hints
-    from pipeline.factory.source import resolve_source, suggest_name
+    from pipeline.factory.sources.source import resolve_source, suggest_name
 
     name = name or suggest_name(text)
     hints = Hints(**{field: options.pop(field) for field in Hints.__struct_fields__})

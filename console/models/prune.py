@@ -40,7 +40,7 @@ def prune(
     multiplies by zeros too. structured removes whole neurons and channels, which is faster. Nothing is trained again.
     """
     from pipeline.factory.build import next_version
-    from pipeline.factory.prune import prune as prune_version
+    from pipeline.factory.pruning.prune import prune as prune_version
 
     settings, output = load_settings(), Output(as_json=as_json)
     model = read_model(name, settings)

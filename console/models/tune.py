@@ -16,7 +16,7 @@ from pipeline.models.store import find_model
 from pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipeline.factory.tune import Tuning
+    from pipeline.factory.tuning.tune import Tuning
 
 __all__ = ["tune"]
 
@@ -32,7 +32,7 @@ def tune(name: str, *, samples: Path | None, seconds: float, as_json: bool) -> N
     Workers read the result when they start. Let nothing else run meanwhile; without samples, blank inputs are measured.
     """
     from pipeline.factory.samples import read_samples
-    from pipeline.factory.tune import tune as tune_model
+    from pipeline.factory.tuning.tune import tune as tune_model
 
     settings, output = load_settings(), Output(as_json=as_json)
     model = find_model(name, settings)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.recipe import Progress
+from pipeline.factory.recipes.recipe import Progress
 from pipeline.models.cardfile import CARD_FILE, read_card, write_card
 from pipeline.models.install import install, locked, staging
 from pipeline.models.pointer import RESERVED
@@ -40,7 +40,7 @@ def build(
     """Make a version of ``name`` in the store from ``source``; promote it if it is the first.
 
     Args:
-        source: found by :func:`pipeline.factory.source.resolve_source`.
+        source: found by :func:`pipeline.factory.sources.source.resolve_source`.
         settings: ``models.store`` says where.
         name: in the store.
         version: ``None`` takes the next free whole number.

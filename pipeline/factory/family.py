@@ -1,7 +1,7 @@
 """What a family of models is: files on this disk in, an FP32 graph and a card out.
 
 A family is one small file in :mod:`pipeline.factory.families`. It reads weights as data (safetensors, or a PyTorch file
-through :mod:`pipeline.factory.torch_file`) and never runs code that came with a model.
+through :mod:`pipeline.factory.sources.torch_file`) and never runs code that came with a model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from pipeline.factory.recipe import Progress
+from pipeline.factory.recipes.recipe import Progress
 from pipeline.models.card import ModelCard
 from schemas.messages import Task
 

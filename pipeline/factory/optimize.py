@@ -17,14 +17,14 @@ import onnx
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory.calibration import MAIN, Observation, graph_paths, observe
-from pipeline.factory.decoder_smooth import decoder_feeds
-from pipeline.factory.gates import broken_bounds, default_gate
-from pipeline.factory.gates_text import read_rows
-from pipeline.factory.optimize_measure import Bench, costs, figures_of
-from pipeline.factory.recipe import Gate, Progress
+from pipeline.factory.gates.gates import broken_bounds, default_gate
+from pipeline.factory.gates.measure import Bench, costs, figures_of
+from pipeline.factory.gates.text import read_rows
+from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths, observe
+from pipeline.factory.quantize.decoder_channels import decoder_feeds
+from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
+from pipeline.factory.recipes.recipe import Gate, Progress
 from pipeline.factory.samples import Sample
-from pipeline.factory.variants import Draft, Material, drafts, providers_of
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
@@ -53,10 +53,10 @@ def optimize(
 
     Args:
         model: has the variant ``fp32``.
-        variants: of :data:`pipeline.factory.variants.VARIANTS`.
+        variants: of :data:`pipeline.factory.quantize.variants.VARIANTS`.
         calibration: what the ranges of static INT8 are taken from.
         evaluation: what the variants are measured on; other samples than those.
-        gate: bounds in the place of the task's own (:func:`pipeline.factory.gates.default_gate`).
+        gate: bounds in the place of the task's own (:func:`pipeline.factory.gates.gates.default_gate`).
         settings: ``models.store`` says where.
         progress: told what is going on.
 

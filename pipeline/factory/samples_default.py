@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.factory.photos import CALIBRATION, HELD_OUT, Photo, read_photos, views
-from pipeline.factory.recipe import Progress
+from pipeline.factory.gates.decoders import gate_texts
+from pipeline.factory.recipes.photos import CALIBRATION, HELD_OUT, Photo, read_photos, views
+from pipeline.factory.recipes.recipe import Progress
 from pipeline.factory.samples import Sample
-from pipeline.factory.text_gate import gate_texts
 from pipeline.models.card import ModelCard
 
 __all__ = ["calibration_sentences", "default_samples", "photo_samples"]
@@ -56,7 +56,7 @@ def photo_samples(photos: Sequence[Photo], side: int, scratch: Path, progress: P
 
 
 def calibration_sentences() -> list[str]:
-    """Sentences of many kinds and lengths, none of which is in :func:`pipeline.factory.text_gate.gate_texts`."""
+    """Sentences of many kinds and lengths, none of which is in :func:`pipeline.factory.gates.decoders.gate_texts`."""
     file = importlib.resources.files("pipeline.factory").joinpath("samples_sentences.txt")
     return file.read_text(encoding="utf-8").splitlines()
 

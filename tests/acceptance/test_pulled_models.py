@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.factory.photos import CHELSEA, FLOWER, read_photos
-from pipeline.factory.pull import pull
-from pipeline.factory.text_gate import greedy
+from pipeline.factory.gates.decoders import greedy
+from pipeline.factory.recipes.photos import CHELSEA, FLOWER, read_photos
+from pipeline.factory.recipes.pull import pull
 from pipeline.models.store import ServedModel, find_model
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder, open_session
 from pipeline.runtime.session import CacheLayout

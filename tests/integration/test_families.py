@@ -18,9 +18,9 @@ from agents.clients import NewRecord, Sender
 from pipeline.factory.build import build
 from pipeline.factory.family import Hints
 from pipeline.factory.optimize import optimize
-from pipeline.factory.recipe import Gate
+from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
-from pipeline.factory.source import resolve_source
+from pipeline.factory.sources.source import resolve_source
 from pipeline.models.store import ServedModel
 from pipeline.settings import KafkaSettings, ModelSettings, RuntimeSettings, Settings
 from schemas.messages import Task
@@ -101,7 +101,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         # It takes a process for each variant, and has tests of its own.
-        patch.setattr("pipeline.factory.optimize_measure.memory_megabytes", lambda *_: None)
+        patch.setattr("pipeline.factory.gates.measure.memory_megabytes", lambda *_: None)
         for name in TINY_SOURCES:
             make_int8(build_tiny(name, root, settings), settings)
     yield root / "store"

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 from tokenizers import Tokenizer
 
-from pipeline.factory.text_gate import greedy
+from pipeline.factory.gates.decoders import greedy
 from pipeline.runtime.session import DecoderSession
 from schemas.messages import ChatMessage
 from tools.tiny.bpe import END, render, special_id

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from tokenizers import Tokenizer
 
-from pipeline.factory.decoder import DecoderSpec, build_decoder
-from pipeline.factory.recipe import make_variant
+from pipeline.factory.decoders.graph import DecoderSpec, build_decoder
+from pipeline.factory.recipes.recipe import make_variant
 from pipeline.models.card import ModelCard, TextSpec
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.onnx import OnnxBackend

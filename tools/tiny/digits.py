@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from pipeline.factory.image_gate import compare_classifiers
-from pipeline.factory.quantize import METHOD, quantize_static_int8
-from pipeline.factory.recipe import make_variant
+from pipeline.factory.gates.classifiers import compare_classifiers
+from pipeline.factory.quantize.static import METHOD, quantize_static_int8
+from pipeline.factory.recipes.recipe import make_variant
 from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.models.heldout import HELD_OUT_FILE, HeldOutDigits

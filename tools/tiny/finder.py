@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.factory.gates_detection import matched_f1
+from pipeline.factory.gates.detection import matched_f1
 from pipeline.factory.samples import Sample
 from pipeline.models.card import VariantName
 from pipeline.models.store import ServedModel

@@ -1,4 +1,4 @@
-"""From a trained `GPT2LMHeadModel` to the names that :mod:`pipeline.factory.decoder` wants."""
+"""From a trained `GPT2LMHeadModel` to the names that :mod:`pipeline.factory.decoders.graph` wants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.factory.decoder import DecoderSpec
+from pipeline.factory.decoders.graph import DecoderSpec
 
 __all__ = ["decoder_spec", "decoder_weights"]
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from pipeline.factory.build import build
 from pipeline.factory.optimize import optimize
 from pipeline.factory.samples import Sample
-from pipeline.factory.source import resolve_source
+from pipeline.factory.sources.source import resolve_source
 from pipeline.models.card import ModelCard, VariantName
 from pipeline.models.store import ServedModel
 from pipeline.settings import Settings

@@ -10,17 +10,17 @@ from msgspec.structs import replace
 from tokenizers import Tokenizer
 
 from pipeline.errors import ModelError
-from pipeline.factory.encoder_file import weights_file, write_graph
-from pipeline.factory.encoder_image import ImageGraph, build_image_tower
-from pipeline.factory.encoder_spec import TransformerSpec, activation_of, read_config
-from pipeline.factory.encoder_text import CLIP_UNKNOWN_END, TextGraph, build_text_tower
-from pipeline.factory.encoder_text_card import main_variant
-from pipeline.factory.encoder_tokenizer import TOKENIZER, copy_tokenizer, source_folder
-from pipeline.factory.encoder_weights import CLIP_LAYER, EncoderWeights
+from pipeline.factory.encoders.file import weights_file, write_graph
+from pipeline.factory.encoders.image import ImageGraph, build_image_tower
+from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.text import CLIP_UNKNOWN_END, TextGraph, build_text_tower
+from pipeline.factory.encoders.text_card import main_variant
+from pipeline.factory.encoders.tokenizer import TOKENIZER, copy_tokenizer, source_folder
+from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import FP32, with_hints
-from pipeline.factory.image_spec import PixelInput, read_pixel_input
-from pipeline.factory.safetensors_file import Tensors, read_safetensors
+from pipeline.factory.images.card import FP32, with_hints
+from pipeline.factory.images.spec import PixelInput, read_pixel_input
+from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, ZeroShotSpec
 from pipeline.models.cardfile import sha256_of
 

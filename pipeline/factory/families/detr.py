@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.factory.detector import build_detector
-from pipeline.factory.export import import_framework
+from pipeline.factory.exports.detector import build_detector
+from pipeline.factory.exports.export import import_framework
+from pipeline.factory.exports.pretrained import folder_of, load_pretrained
+from pipeline.factory.exports.timm_resnet import backbone_of_timm, rename_timm_weights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import pixel_input_of
-from pipeline.factory.image_spec import PixelInput
-from pipeline.factory.pretrained import folder_of, load_pretrained
-from pipeline.factory.safetensors_file import read_safetensors
-from pipeline.factory.timm_resnet import backbone_of_timm, rename_timm_weights
+from pipeline.factory.images.card import pixel_input_of
+from pipeline.factory.images.spec import PixelInput
+from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY", "load_detr"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.factory.encoder_spec import TransformerSpec, activation_of, read_config
-from pipeline.factory.encoder_text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoder_tokenizer import source_folder
-from pipeline.factory.encoder_weights import DISTILBERT_LAYER, EncoderWeights
+from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
+from pipeline.factory.encoders.tokenizer import source_folder
+from pipeline.factory.encoders.weights import DISTILBERT_LAYER, EncoderWeights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.safetensors_file import read_safetensors
+from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from pipeline.errors import ModelError
-from pipeline.factory.decoder_file import write_fp32
-from pipeline.factory.decoder_spec import DecoderSpec
-from pipeline.factory.decoder_text import folder_of, text_card
-from pipeline.factory.decoder_weights import gpt2_weights
+from pipeline.factory.decoders.file import write_fp32
+from pipeline.factory.decoders.spec import DecoderSpec
+from pipeline.factory.decoders.text import folder_of, text_card
+from pipeline.factory.decoders.weights import gpt2_weights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.safetensors_file import Tensors, read_safetensors
+from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.factory.decoder_file import write_fp32
-from pipeline.factory.decoder_llama import llama_spec
-from pipeline.factory.decoder_text import folder_of, text_card
-from pipeline.factory.decoder_weights import llama_weights
+from pipeline.factory.decoders.file import write_fp32
+from pipeline.factory.decoders.llama import llama_spec
+from pipeline.factory.decoders.text import folder_of, text_card
+from pipeline.factory.decoders.weights import llama_weights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.safetensors_file import read_safetensors
+from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

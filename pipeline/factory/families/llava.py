@@ -6,13 +6,8 @@ from msgspec.structs import replace
 from tokenizers import Tokenizer
 
 from pipeline.errors import ModelError
-from pipeline.factory.decoder_file import write_fp32
-from pipeline.factory.decoder_text import folder_of, read_text_spec, text_files
-from pipeline.factory.decoder_vision import build_vision
-from pipeline.factory.encoder_file import write_graph
-from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_spec import read_pixel_input
-from pipeline.factory.llava_parts import (
+from pipeline.factory.decoders.file import write_fp32
+from pipeline.factory.decoders.llava_parts import (
     LlavaConfig,
     decoder_spec,
     decoder_weights,
@@ -20,7 +15,12 @@ from pipeline.factory.llava_parts import (
     vision_graph,
     vision_weights,
 )
-from pipeline.factory.safetensors_file import Tensors, read_safetensors
+from pipeline.factory.decoders.text import folder_of, read_text_spec, text_files
+from pipeline.factory.decoders.vision import build_vision
+from pipeline.factory.encoders.file import write_graph
+from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.images.spec import read_pixel_input
+from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant, VisionSpec
 
 __all__ = ["FAMILY"]

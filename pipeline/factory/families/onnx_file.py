@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import FP32, LABELS, labels_of
-from pipeline.factory.onnx_check import read_graph
-from pipeline.factory.onnx_image import adapt_classifier, is_image_input
-from pipeline.factory.onnx_text import IDS, MASK, NAMES, adapt_encoder
-from pipeline.factory.onnx_trial import check_rows
+from pipeline.factory.foreign.check import read_graph
+from pipeline.factory.foreign.image import adapt_classifier, is_image_input
+from pipeline.factory.foreign.text import IDS, MASK, NAMES, adapt_encoder
+from pipeline.factory.foreign.trial import check_rows
+from pipeline.factory.images.card import FP32, LABELS, labels_of
 from pipeline.models.card import EncoderSpec, ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.huggingface import open_tokenizer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.factory.export import export_graph, import_framework
+from pipeline.factory.exports.export import export_graph, import_framework
+from pipeline.factory.exports.pretrained import folder_of, load_pretrained
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import FP32, image_card, labels_of, pixel_input_of
-from pipeline.factory.pretrained import folder_of, load_pretrained
+from pipeline.factory.images.card import FP32, image_card, labels_of, pixel_input_of
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

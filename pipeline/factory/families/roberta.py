@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.factory.encoder_spec import read_config
-from pipeline.factory.encoder_text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoder_tokenizer import source_folder
-from pipeline.factory.encoder_weights import EncoderWeights
+from pipeline.factory.encoders.spec import read_config
+from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
+from pipeline.factory.encoders.tokenizer import source_folder
+from pipeline.factory.encoders.weights import EncoderWeights
 from pipeline.factory.families.bert import BertConfig, add_bert_body, bert_transformer
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.safetensors_file import read_safetensors
+from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

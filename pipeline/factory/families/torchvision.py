@@ -15,12 +15,12 @@ import numpy as np
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.factory.export import export_graph, import_framework
+from pipeline.factory.exports.export import export_graph, import_framework
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import FP32, image_card, labels_of, with_hints
-from pipeline.factory.image_spec import PixelInput
-from pipeline.factory.safetensors_file import read_safetensors
-from pipeline.factory.torch_file import read_state_dict
+from pipeline.factory.images.card import FP32, image_card, labels_of, with_hints
+from pipeline.factory.images.spec import PixelInput
+from pipeline.factory.sources.safetensors_file import read_safetensors
+from pipeline.factory.sources.torch_file import read_state_dict
 from pipeline.models.card import ImageSpec, ModelCard
 
 __all__ = ["FAMILY"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from pipeline.factory.encoder_file import weights_file, write_graph
-from pipeline.factory.encoder_image import ImageGraph, build_image_classifier
-from pipeline.factory.encoder_spec import TransformerSpec, activation_of, read_config
-from pipeline.factory.encoder_text_card import main_variant
-from pipeline.factory.encoder_tokenizer import source_folder
-from pipeline.factory.encoder_weights import VIT_LAYER, EncoderWeights
+from pipeline.factory.encoders.file import weights_file, write_graph
+from pipeline.factory.encoders.image import ImageGraph, build_image_classifier
+from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.text_card import main_variant
+from pipeline.factory.encoders.tokenizer import source_folder
+from pipeline.factory.encoders.weights import VIT_LAYER, EncoderWeights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import FP32, image_card, labels_of, pixel_input_of
-from pipeline.factory.safetensors_file import Tensors, read_safetensors
+from pipeline.factory.images.card import FP32, image_card, labels_of, pixel_input_of
+from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

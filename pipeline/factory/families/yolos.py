@@ -9,10 +9,10 @@ surely.
 
 from __future__ import annotations
 
-from pipeline.factory.detector import build_detector
+from pipeline.factory.exports.detector import build_detector
+from pipeline.factory.exports.pretrained import folder_of, load_pretrained
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_card import pixel_input_of
-from pipeline.factory.pretrained import folder_of, load_pretrained
+from pipeline.factory.images.card import pixel_input_of
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]

@@ -128,7 +128,7 @@ def test_pull_without_names_pulls_what_is_served(store: Path, monkeypatch: pytes
     assert run_json("pull") == {"models": []}
     assert "nothing to pull" in run("pull")[1]
     monkeypatch.setenv("MILLRACE_MODELS__SERVE", "efficientnet-lite0@1,digits-tiny")
-    monkeypatch.setattr("pipeline.factory.pull.pull", lambda name, *_, **__: find_model("toy", load_settings()))
+    monkeypatch.setattr("pipeline.factory.recipes.pull.pull", lambda name, *_, **__: find_model("toy", load_settings()))
     assert [model["name"] for model in run_json("pull")["models"]] == ["toy"]
     assert "to pull: efficientnet-lite0" in run("pull")[1]
 

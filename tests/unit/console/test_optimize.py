@@ -15,7 +15,7 @@ from console.models.samples import find_samples, load_samples
 from console.output import Output
 from pipeline.errors import ModelError, TransportError
 from pipeline.factory.graph import GraphWriter
-from pipeline.factory.recipe import Gate
+from pipeline.factory.recipes.recipe import Gate
 from pipeline.models.store import read_model
 from pipeline.settings import load_settings
 from tests.unit.console.test_models import run, run_json
@@ -30,7 +30,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_RUNTIME__PROVIDER", "cpu")
     monkeypatch.setenv("COLUMNS", "300")
     # Each measurement of memory takes a process of its own.
-    monkeypatch.setattr("pipeline.factory.optimize_measure.memory_megabytes", lambda *_: None)
+    monkeypatch.setattr("pipeline.factory.gates.measure.memory_megabytes", lambda *_: None)
 
 
 @pytest.fixture

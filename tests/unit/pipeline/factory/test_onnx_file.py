@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from pipeline.errors import ModelError
 from pipeline.factory.build import build
 from pipeline.factory.family import Hints
-from pipeline.factory.source import resolve_source
+from pipeline.factory.sources.source import resolve_source
 from pipeline.models.store import ServedModel
 from pipeline.runtime.onnx import open_session
 from pipeline.settings import ModelSettings, RuntimeSettings, Settings

@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory import optimize_measure
+from pipeline.factory.gates import measure as optimize_measure
+from pipeline.factory.gates.speed import memory_megabytes
 from pipeline.factory.optimize import optimize
-from pipeline.factory.optimize_speed import memory_megabytes
-from pipeline.factory.recipe import Gate
+from pipeline.factory.recipes.recipe import Gate
 from pipeline.models.card import Variant
 from pipeline.models.cardfile import read_card, sha256_of
 from pipeline.models.store import ServedModel

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory.gates.decoders import gate_texts
 from pipeline.factory.samples import Sample, read_samples, request_of, sample_of
 from pipeline.factory.samples_default import calibration_sentences
-from pipeline.factory.text_gate import gate_texts
 from schemas.messages import ChatMessage, ImageInput, InferenceRequest, Source, TextInput
 
 SOURCE = Source(topic="prompts", partition=0, offset=7)

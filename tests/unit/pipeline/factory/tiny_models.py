@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from pipeline.factory.convnet import Stage, build_efficientnet_lite
 from pipeline.factory.graph import GraphWriter
+from pipeline.factory.recipes.convnet import Stage, build_efficientnet_lite
 from pipeline.factory.samples import Sample
 from pipeline.models.card import ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of, write_card

@@ -67,7 +67,14 @@ def answer(folder: Path, text: TextInput) -> tuple[str, bool]:
 
 
 def test_the_tiny_models_are_shipped_and_weigh_less_than_eight_megabytes() -> None:
-    names = ["dialogues-tiny", "digit-clip-tiny", "digit-finder-tiny", "digit-reader-tiny", "digits-tiny", "intents-tiny"]
+    names = [
+        "dialogues-tiny",
+        "digit-clip-tiny",
+        "digit-finder-tiny",
+        "digit-reader-tiny",
+        "digits-tiny",
+        "intents-tiny",
+    ]
     assert [folder.parent.name for folder in FOLDERS] == names
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 8_000_000
 

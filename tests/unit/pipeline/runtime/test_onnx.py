@@ -21,8 +21,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.engine import Engine
 from pipeline.errors import ModelError
-from pipeline.factory.decoder import DecoderSpec, build_decoder
-from pipeline.factory.decoder_spec import weight_shapes
+from pipeline.factory.decoders.graph import DecoderSpec, build_decoder
+from pipeline.factory.decoders.spec import weight_shapes
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.store import SHIPPED, ServedModel
 from pipeline.runtime.cuda import gpu_count

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.factory.families import find_family
-from pipeline.factory.source import resolve_source
+from pipeline.factory.sources.source import resolve_source
 from tools.tiny import clip, finder, intent, reader
 from tools.tiny.made import TinyModel
 

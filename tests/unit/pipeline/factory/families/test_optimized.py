@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.factory import optimize_measure
 from pipeline.factory.families import find_family
+from pipeline.factory.gates import measure as optimize_measure
 from pipeline.factory.optimize import optimize_folder
-from pipeline.factory.recipe import Gate
+from pipeline.factory.quantize.variants import VARIANTS
+from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
-from pipeline.factory.variants import VARIANTS
 from pipeline.models.card import ModelCard
 from pipeline.models.cardfile import check_variant
 from pipeline.models.store import ServedModel
@@ -91,8 +91,8 @@ def yolos(folder: Path) -> Made:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer ways to take ranges, and no process of its own for each variant's memory."""
     monkeypatch.setattr(optimize_measure, "memory_megabytes", lambda *_: None)
-    monkeypatch.setattr("pipeline.factory.variants.RANGINGS", ("minmax",))
-    monkeypatch.setattr("pipeline.factory.variants.SMOOTHINGS", (0.65,))
+    monkeypatch.setattr("pipeline.factory.quantize.variants.RANGINGS", ("minmax",))
+    monkeypatch.setattr("pipeline.factory.quantize.variants.SMOOTHINGS", (0.65,))
 
 
 @pytest.mark.parametrize(

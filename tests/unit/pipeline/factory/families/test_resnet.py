@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pipeline.errors import ModelError
 from pipeline.factory.families.resnet import FAMILY
 from pipeline.factory.family import Source
-from pipeline.factory.quantize import quantize_static_int8
+from pipeline.factory.quantize.static import quantize_static_int8
 from pipeline.models.card import ModelCard
 from tests.unit.pipeline.factory.families.vision import (
     RESNET,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.factory import encoder_file
+from pipeline.factory.encoders import file as encoder_file
 from pipeline.factory.families import find_family
 from tests.unit.pipeline.factory.families.decoders import bench_of, source_of
 from tests.unit.pipeline.factory.families.encoders import (

@@ -14,7 +14,7 @@ import torchvision
 from pipeline.errors import ModelError
 from pipeline.factory.families.torchvision import FAMILY
 from pipeline.factory.family import Hints, Source
-from pipeline.factory.image_spec import PixelInput
+from pipeline.factory.images.spec import PixelInput
 from pipeline.models.card import ModelCard
 from tests.unit.pipeline.factory.families.vision import build, normalised, operators, photos, run, trained
 

@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.image_spec import PixelInput, read_pixel_input
+from pipeline.factory.images.spec import PixelInput, read_pixel_input
 from pipeline.models.card import ModelCard
 from pipeline.runtime.onnx import open_session
 from pipeline.settings import RuntimeSettings

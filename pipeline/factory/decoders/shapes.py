@@ -1,0 +1,184 @@
+"""What differs between the two shapes of decoder: norms, positions, biases and the feed-forward part."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from onnx import TensorProto
+
+from pipeline.factory.decoders.projections import Projections
+from pipeline.factory.decoders.spec import DecoderSpec, Weights
+from pipeline.factory.graph import CONTRIB, GraphWriter
+
+__all__ = ["DecoderShape", "decoder_shape"]
+
+
+class DecoderShape(Protocol):
+    """The parts that a decoder puts in order. Each adds nodes to the graph and returns their output."""
+
+    def embed(self) -> str:
+        """The residual stream [N, S, hidden] before the first layer."""
+
+    def norm(self, x: str, weight: str) -> str:
+        """The norm named ``weight`` of ``x``."""
+
+    def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
+        """Add ``x``, which ``projection`` made, to the residual: the norm ``weight`` of the sum, and the sum."""
+
+    def qkv(self, x: str, layer: int) -> list[str]:
+        """Queries, keys and values of ``x``: the first three inputs of GroupQueryAttention. Packed, two are empty."""
+
+    def rotary(self) -> list[str]:
+        """The rotary caches, cosine and sine, each [max_length, head_size / 2]; none with learned positions."""
+
+    def heads(self) -> dict[str, int]:
+        """Attributes of GroupQueryAttention."""
+
+    def mlp(self, x: str, name: str) -> str:
+        """The feed-forward part of the layer ``name``, without the last bias."""
+
+
+def decoder_shape(spec: DecoderSpec, graph: GraphWriter, weights: Weights, projections: Projections) -> DecoderShape:
+    """The parts of ``spec.shape``, writing to ``graph``."""
+    parts = _Llama if spec.shape == "llama" else _Gpt2
+    return parts(spec, graph, weights, projections)
+
+
+def _token_rows(spec: DecoderSpec, graph: GraphWriter, projections: Projections) -> str:
+    """The row [hidden] of each token, or of the image where the token stands for one."""
+    rows = projections.embed("input_ids")
+    if spec.image_token_id is None:
+        return rows
+    token = graph.constant("image_token_id", np.array(spec.image_token_id, np.int64))
+    last = graph.constant("last_axis", np.array([-1], np.int64))
+    is_image = graph.node("Unsqueeze", [graph.node("Equal", ["input_ids", token]), last])
+    return graph.node("Where", [is_image, "image_embeds", rows])
+
+
+class _Llama:
+    """RMS norm, rotary positions inside the attention, gated SiLU; biases where the spec says."""
+
+    def __init__(self, spec: DecoderSpec, graph: GraphWriter, weights: Weights, projections: Projections) -> None:
+        self._spec, self._graph, self._weights, self._projections = spec, graph, weights, projections
+
+    def embed(self) -> str:
+        return _token_rows(self._spec, self._graph, self._projections)
+
+    def norm(self, x: str, weight: str) -> str:
+        inputs = [x, self._constant(weight)]
+        return self._graph.node("SimplifiedLayerNormalization", inputs, attributes={"epsilon": self._spec.epsilon})
+
+    def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
+        outputs = [weight + ".out", "", "", projection + ".sum"]
+        attributes = {"epsilon": self._spec.epsilon}
+        inputs = [x, residual, self._constant(weight), *self._bias(projection)]
+        op = "SkipSimplifiedLayerNormalization"
+        return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[3]
+
+    def qkv(self, x: str, layer: int) -> list[str]:
+        packed = self._biased(x, f"layers.{layer}.qkv")
+        return self._normed_heads(packed, layer) if self._spec.qk_norm else [packed, "", ""]
+
+    def rotary(self) -> list[str]:
+        frequencies = self._spec.rope.frequencies(self._spec.head_size)
+        angles = np.outer(np.arange(self._spec.max_length), frequencies)
+        cosine = self._graph.constant("rotary.cos", np.cos(angles).astype(np.float32))
+        return [cosine, self._graph.constant("rotary.sin", np.sin(angles).astype(np.float32))]
+
+    def heads(self) -> dict[str, int]:
+        spec = self._spec
+        interleaved = int(spec.rope_interleaved)
+        counts = {"num_heads": spec.heads, "kv_num_heads": spec.kv_heads}
+        return {**counts, "do_rotary": 1, "rotary_interleaved": interleaved}
+
+    def mlp(self, x: str, name: str) -> str:
+        both = self._biased(x, f"{name}.gate_up")
+        halves = [f"{name}.gate.out", f"{name}.up.out"]
+        self._graph.node("Split", [both], outputs=halves, attributes={"axis": -1, "num_outputs": 2})
+        # QuickGelu is x * sigmoid(alpha * x), which is SiLU when alpha is 1.
+        gate = self._graph.node("QuickGelu", halves[:1], domain=CONTRIB, attributes={"alpha": 1.0})
+        return self._projections.project(self._graph.node("Mul", [gate, halves[1]]), f"{name}.down")
+
+    def _constant(self, name: str) -> str:
+        return self._graph.constant(name, self._weights[name])
+
+    def _bias(self, projection: str) -> list[str]:
+        return [self._constant(f"{projection}.bias")] if projection.rpartition(".")[2] in self._spec.biased else []
+
+    def _biased(self, x: str, projection: str) -> str:
+        product, bias = self._projections.project(x, projection), self._bias(projection)
+        return self._graph.node("Add", [product, *bias]) if bias else product
+
+    def _normed_heads(self, packed: str, layer: int) -> list[str]:
+        """Queries, keys and values [N, S, heads * head_size] apart; queries and keys normed by head."""
+        spec, name = self._spec, f"layers.{layer}"
+        widths = np.array([spec.heads, spec.kv_heads, spec.kv_heads], np.int64) * spec.head_size
+        parts = [f"{name}.{part}" for part in ("q", "k", "v")]
+        split = self._graph.constant("qkv.widths", widths)
+        self._graph.node("Split", [packed, split], outputs=parts, attributes={"axis": -1})
+        return [self._normed(parts[0], f"{name}.q_norm"), self._normed(parts[1], f"{name}.k_norm"), parts[2]]
+
+    def _normed(self, x: str, weight: str) -> str:
+        apart = self._graph.constant("heads.apart", np.array([0, 0, -1, self._spec.head_size], np.int64))
+        packed = self._graph.constant("heads.packed", np.array([0, 0, -1], np.int64))
+        return self._graph.node("Reshape", [self.norm(self._graph.node("Reshape", [x, apart]), weight), packed])
+
+
+class _Gpt2:
+    """Layer norm, learned positions added to the embedding, biases everywhere, tanh GELU."""
+
+    def __init__(self, spec: DecoderSpec, graph: GraphWriter, weights: Weights, projections: Projections) -> None:
+        self._spec, self._graph, self._weights, self._projections = spec, graph, weights, projections
+
+    def embed(self) -> str:
+        table = self._constant("positions")
+        positions = self._graph.node("Gather", [table, self._positions()])
+        return self._graph.node("Add", [_token_rows(self._spec, self._graph, self._projections), positions])
+
+    def norm(self, x: str, weight: str) -> str:
+        inputs = [x, self._constant(weight), self._constant(f"{weight}.bias")]
+        return self._graph.node("LayerNormalization", inputs, attributes={"epsilon": self._spec.epsilon})
+
+    def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
+        names = (weight, f"{weight}.bias", f"{projection}.bias")
+        inputs = [x, residual, *map(self._constant, names)]
+        outputs = [weight + ".out", "", "", projection + ".sum"]
+        attributes = {"epsilon": self._spec.epsilon}
+        op = "SkipLayerNormalization"
+        return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[3]
+
+    def qkv(self, x: str, layer: int) -> list[str]:
+        name = f"layers.{layer}.qkv"
+        packed = self._graph.node("Add", [self._projections.project(x, name), self._constant(f"{name}.bias")])
+        return [packed, "", ""]
+
+    def rotary(self) -> list[str]:
+        return []
+
+    def heads(self) -> dict[str, int]:
+        return {"num_heads": self._spec.heads, "kv_num_heads": self._spec.kv_heads}
+
+    def mlp(self, x: str, name: str) -> str:
+        inputs = [self._projections.project(x, f"{name}.up"), self._constant(f"{name}.up.bias")]
+        return self._projections.project(self._graph.node("FastGelu", inputs, domain=CONTRIB), f"{name}.down")
+
+    def _constant(self, name: str) -> str:
+        return self._graph.constant(name, self._weights[name])
+
+    def _positions(self) -> str:
+        """Positions [N, S] of the tokens of this step: those in the cache before it, counted on.
+
+        As in GroupQueryAttention, a step as long as the longest sequence starts every sequence anew, so that prompts
+        padded on the right may be read together.
+        """
+        graph = self._graph
+        zero, one = (graph.constant(f"int.{value}", np.array(value, np.int64)) for value in (0, 1))
+        axis = graph.constant("axis.1", np.array([1], np.int64))
+        length = graph.node("Gather", [graph.node("Shape", ["input_ids"]), one])
+        filled = graph.node("Add", [graph.node("Cast", ["seqlens_k"], attributes={"to": TensorProto.INT64}), one])
+        total = graph.node("Cast", ["total_sequence_length"], attributes={"to": TensorProto.INT64})
+        first = graph.node("Equal", [total, length])
+        before = graph.node("Where", [first, zero, graph.node("Sub", [filled, length])])
+        before = graph.node("Unsqueeze", [before, axis])
+        return graph.node("Add", [before, graph.node("Range", [zero, length, one])])

@@ -1,0 +1,1 @@
+"""Transformer encoders of texts and images: graphs written from weights."""

@@ -1,0 +1,130 @@
+"""From the tensors of a Hugging Face checkpoint to the names of :mod:`pipeline.factory.encoders.spec`, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ModelError
+from pipeline.factory.encoders.spec import TransformerSpec
+from pipeline.factory.sources.safetensors_file import Tensors
+
+__all__ = ["BERT_LAYER", "CLIP_LAYER", "DISTILBERT_LAYER", "VIT_LAYER", "EncoderWeights", "LayerNames"]
+
+Floats = npt.NDArray[np.float32]
+LayerNames = Mapping[str, tuple[str, ...]]
+"""Our name of each part of a layer, and theirs; the rows of several are put under each other."""
+BERT_LAYER: LayerNames = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "o": ("attention.output.dense",),
+    "attn_norm": ("attention.output.LayerNorm",),
+    "up": ("intermediate.dense",),
+    "down": ("output.dense",),
+    "mlp_norm": ("output.LayerNorm",),
+}
+DISTILBERT_LAYER: LayerNames = {
+    "qkv": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    "o": ("attention.out_lin",),
+    "attn_norm": ("sa_layer_norm",),
+    "up": ("ffn.lin1",),
+    "down": ("ffn.lin2",),
+    "mlp_norm": ("output_layer_norm",),
+}
+VIT_LAYER: LayerNames = {
+    "qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "o": ("attention.output.dense",),
+    "attn_norm": ("layernorm_before",),
+    "up": ("intermediate.dense",),
+    "down": ("output.dense",),
+    "mlp_norm": ("layernorm_after",),
+}
+CLIP_LAYER: LayerNames = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.out_proj",),
+    "attn_norm": ("layer_norm1",),
+    "up": ("mlp.fc1",),
+    "down": ("mlp.fc2",),
+    "mlp_norm": ("layer_norm2",),
+}
+
+
+class EncoderWeights(Mapping[str, Floats]):
+    """Weights by our names; each is read when it is asked for.
+
+    Args:
+        tensors: of the checkpoint.
+        where: what to call it in messages.
+    """
+
+    def __init__(self, tensors: Tensors, where: str) -> None:
+        self._tensors, self._where = tensors, where
+        self._makers: dict[str, Callable[[], Floats]] = {}
+
+    def add(self, name: str, theirs: str | Sequence[str], shape: tuple[int, ...] | None = None) -> None:
+        """Name a weight: one tensor of theirs, or several whose rows are put under each other.
+
+        Args:
+            name: ours.
+            theirs: names in the checkpoint.
+            shape: that it must have, -1 for any length; a tensor of as many numbers in another shape is reshaped.
+
+        Raises:
+            ModelError: a tensor is not there.
+        """
+        found = [self._find(tensor) for tensor in ([theirs] if isinstance(theirs, str) else theirs)]
+
+        def make() -> Floats:
+            parts = [self._tensors[tensor] for tensor in found]
+            whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if shape is None or whole.shape == shape:
+                return whole
+            try:
+                return whole.reshape(shape)
+            except ValueError as error:
+                raise ModelError(
+                    f"{self._where}: the weight {found[0]} is {list(whole.shape)}, its config.json wants {list(shape)}."
+                ) from error
+
+        self._makers[name] = make
+
+    def add_biased(self, name: str, theirs: str | Sequence[str], shape: tuple[int, ...] | None = None) -> None:
+        """Name a weight and its bias [out]; ``theirs`` come without ``.weight``. Raises ModelError."""
+        modules = [theirs] if isinstance(theirs, str) else theirs
+        self.add(name, [f"{module}.weight" for module in modules], shape)
+        self.add(f"{name}.bias", [f"{module}.bias" for module in modules], None if shape is None else shape[:1])
+
+    def add_layers(self, spec: TransformerSpec, layers: str, names: LayerNames) -> None:
+        """Name the weights of all layers; ``layers`` is what their names begin with, up to the number.
+
+        Raises:
+            ModelError: a tensor is not there.
+        """
+        hidden, mlp = spec.hidden, spec.mlp
+        shapes = {"qkv": (3 * hidden, hidden), "o": (hidden, hidden), "up": (mlp, hidden), "down": (hidden, mlp)}
+        for layer in range(spec.layers):
+            for name, parts in names.items():
+                ours, theirs = f"layers.{layer}.{name}", [f"{layers}{layer}.{part}" for part in parts]
+                shape = shapes.get(name, (hidden,))
+                if name == "qkv" and not spec.qkv_bias:
+                    self.add(ours, [f"{module}.weight" for module in theirs], shape)
+                else:
+                    self.add_biased(ours, theirs, shape)
+
+    def __getitem__(self, name: str) -> Floats:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def _find(self, name: str) -> str:
+        # The first checkpoints of BERT were converted from TensorFlow, with its names of what a norm has.
+        older = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        for candidate in (name, older):
+            if candidate in self._tensors:
+                return candidate
+        raise ModelError(f"{self._where}: the checkpoint has no tensor {name}. Is its config.json another model's?")

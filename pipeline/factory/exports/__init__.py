@@ -1,0 +1,1 @@
+"""Graphs that torch exports, and what is cleaned up in them."""

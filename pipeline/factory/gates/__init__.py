@@ -1,0 +1,1 @@
+"""What a variant is measured by before it is admitted."""

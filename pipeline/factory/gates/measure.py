@@ -1,0 +1,71 @@
+"""The figures of one variant: how far it is from FP32, whether company changes it, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from pipeline.factory.gates.gates import compare
+from pipeline.factory.gates.invariance import largest_difference
+from pipeline.factory.gates.speed import decoder_milliseconds, memory_megabytes, milliseconds
+from pipeline.factory.gates.text import compare_text_models, open_decoder
+from pipeline.factory.quantize.calibration import MAIN, Observation, cpu, graph_paths, observe
+from pipeline.factory.samples import Sample
+from pipeline.models.card import VariantName
+from pipeline.models.store import ServedModel
+from pipeline.settings import Settings
+
+__all__ = ["Bench", "costs", "figures_of"]
+
+SLOTS = 32
+
+
+class Bench(Struct, frozen=True, kw_only=True):
+    """What variants are measured on, and what FP32 makes of it."""
+
+    samples: Sequence[Sample]
+    full: Sequence[Observation]
+    settings: Settings
+
+    @staticmethod
+    def of(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> Bench:
+        """Run FP32. Raises ModelError for a sample that the model cannot read."""
+        full = [] if model.card.task == "text-generation" else observe(model, "fp32", samples, settings)
+        return Bench(samples=samples, full=full, settings=settings)
+
+
+def figures_of(model: ServedModel, variant: VariantName, bench: Bench) -> dict[str, float]:
+    """What the gate looks at, and ``max_difference_in_other_batches``. Raises ModelError."""
+    if model.card.task == "text-generation":
+        return compare_text_models(model, variant, bench.samples, bench.settings)
+    ours = bench.full if variant == "fp32" else observe(model, variant, bench.samples, bench.settings)
+    if model.card.task == "image-to-text":
+        return compare_text_models(model, variant, bench.samples, bench.settings, (bench.full, ours))
+    moved = largest_difference(model, variant, bench.samples, bench.settings)
+    return compare(model.card.task, bench.full, ours, bench.samples) | {"max_difference_in_other_batches": moved}
+
+
+def costs(
+    model: ServedModel, variant: VariantName, bench: Bench, full: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """``file_mb``, ``memory_mb`` and milliseconds by batch; with FP32's in ``full``, how many times faster too.
+
+    Times are the CPU's here, whatever the variant is meant for, while others may use the machine.
+    """
+    paths = graph_paths(model, variant)
+    figures = {"file_mb": round(sum(path.stat().st_size for path in paths.values()) / 1e6, 2)}
+    role = MAIN if not bench.full or MAIN in bench.full[0].feeds else next(iter(bench.full[0].feeds))
+    feeds = None
+    if model.card.text is not None:
+        figures |= decoder_milliseconds(open_decoder(model, variant, bench.settings, SLOTS), SLOTS)
+        role = MAIN
+    else:
+        feeds = bench.full[0].feeds[role]
+        figures |= milliseconds(cpu(bench.settings).open_session(paths[role]), feeds)
+    if (memory := memory_megabytes(paths[role], feeds)) is not None:
+        figures["memory_mb"] = round(memory, 1)
+    for name, before in (full or {}).items():
+        if name.startswith("ms_batch_") and figures.get(name):
+            figures[f"speedup_{name.removeprefix('ms_')}"] = round(before / figures[name], 2)
+    return figures

@@ -1,0 +1,139 @@
+"""Compares the decoder of a variant with FP32's on the samples' texts, images in their places included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from pipeline.errors import ModelError
+from pipeline.factory.gates.decoders import compare_decoders
+from pipeline.factory.gates.invariance import decoder_difference
+from pipeline.factory.quantize.calibration import MAIN, Observation, cpu, graph_paths
+from pipeline.factory.samples import Sample
+from pipeline.models.card import TextSpec, VariantName
+from pipeline.models.store import ServedModel
+from pipeline.runtime.session import CacheLayout, DecoderSession, Floats, IntArray, TextCodec
+from pipeline.settings import Settings
+from pipeline.tasks.image_prompts import ImagePromptReader
+from pipeline.tasks.prompts import PromptReader, load_chat_template
+from schemas.errors import RecordError
+from schemas.messages import TextInput
+
+__all__ = ["compare_text_models", "open_decoder", "read_rows"]
+
+COMPARED_TOKENS = 64
+ROWS = 16
+STEPS = 12
+"""Of the check that company changes nothing."""
+
+
+class _Rows(Struct, frozen=True, kw_only=True):
+    """Token ids [N, T] padded with 0, the tokens of each, and where the image begins (-1 without one)."""
+
+    ids: IntArray
+    lengths: IntArray
+    image_at: tuple[int, ...]
+
+
+def compare_text_models(
+    model: ServedModel,
+    variant: VariantName,
+    samples: Sequence[Sample],
+    settings: Settings,
+    seen: tuple[Sequence[Observation], Sequence[Observation]] = ((), ()),
+) -> dict[str, float]:
+    """The figures of :func:`compare_decoders`, and ``max_difference_in_other_batches``.
+
+    ``seen`` is, of an image-to-text model, what each form's vision graph made of the samples: FP32's first.
+
+    Raises:
+        ModelError: a sample cannot be read, or has less than two tokens with its answer.
+    """
+    spec = _text(model)
+    rows = read_rows(model, samples, settings)
+    sessions = [open_decoder(model, name, settings, len(rows.ids)) for name in ("fp32", variant)]
+    images = None
+    if seen[0]:
+        one, other = (_image_rows(side, rows) for side in seen)
+        images = one, other
+    figures = compare_decoders(sessions[0], sessions[1], rows.ids, rows.lengths, images)
+    if images is not None:
+        figures["vision_mean_cosine"] = _mean_cosine(*seen)
+    if len(rows.ids) > 1:
+        tokens = rows.ids[:, :STEPS] % spec.vocabulary
+        figures["max_difference_in_other_batches"] = decoder_difference(sessions[1], tokens)
+    return figures
+
+
+def open_decoder(model: ServedModel, variant: VariantName, settings: Settings, slots: int) -> DecoderSession:
+    """A variant's decoder on the CPU, with empty caches for short texts."""
+    spec = _text(model)
+    layout = CacheLayout(
+        layers=spec.layers,
+        slots=slots,
+        kv_heads=spec.kv_heads,
+        max_length=min(spec.max_length, _capacity(model)),
+        head_size=spec.head_size,
+        vocabulary=spec.vocabulary,
+    )
+    return cpu(settings).open_decoder(graph_paths(model, variant)[MAIN], layout)
+
+
+def read_rows(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> _Rows:
+    """The first :data:`ROWS` samples as tokens: the prompt as it is served, and the answer, cut to an even length."""
+    spec = _text(model)
+    codec = cpu(settings).open_tokenizer(model.folder / spec.tokenizer)
+    capacity = _capacity(model)
+    read = [_read(model, codec, sample, number) for number, sample in enumerate(samples[:ROWS], 1)]
+    tokens = [ids[:capacity] for ids, _ in read]
+    if not tokens or min(map(len, tokens)) < 2:
+        raise ModelError(f"model {model.spec}: a sample must have at least two tokens, to see which follows which.")
+    ids = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
+    for row, part in enumerate(tokens):
+        ids[row, : len(part)] = part
+    lengths = np.array([len(part) for part in tokens], np.int64)
+    return _Rows(ids=ids, lengths=lengths, image_at=tuple(at for _, at in read))
+
+
+def _read(model: ServedModel, codec: TextCodec, sample: Sample, number: int) -> tuple[list[int], int]:
+    spec, vision = _text(model), model.card.vision
+    template = load_chat_template(model.folder / spec.chat_template) if spec.chat_template else None
+    reader = PromptReader(spec, codec, template, spec.max_length)
+    answer = codec.encode(sample.answer) if sample.answer else []
+    try:
+        if vision is not None:
+            prompt = ImagePromptReader(reader, spec, vision, spec.max_length).read(sample.text)
+            return [*prompt.tokens, *answer], prompt.image_at
+        words = TextInput(prompt=sample.text or None, messages=() if sample.text else sample.messages)
+        return [*reader.read(words), *answer], -1
+    except RecordError as error:
+        raise ModelError(f"sample {number}: the model cannot read it: {error.message}") from error
+
+
+def _image_rows(seen: Sequence[Observation], rows: _Rows) -> Floats:
+    """What stands where: the image's rows in its tokens' places, zeros elsewhere; float32 [N, T, hidden]."""
+    made = [one.outputs["vision"]["image_embeds"][0] for one in seen[: len(rows.ids)]]
+    placed = np.zeros((*rows.ids.shape, made[0].shape[-1]), np.float32)
+    for row, (embeds, at) in enumerate(zip(made, rows.image_at, strict=True)):
+        end = min(at + len(embeds), placed.shape[1])
+        placed[row, at:end] = embeds[: end - at]
+    return placed
+
+
+def _mean_cosine(full: Sequence[Observation], ours: Sequence[Observation]) -> float:
+    one, other = (np.concatenate([it.outputs["vision"]["image_embeds"][0] for it in side]) for side in (full, ours))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return round(float(((one * other).sum(axis=1) / norms).mean()), 5)
+
+
+def _capacity(model: ServedModel) -> int:
+    image = model.card.vision.image_tokens if model.card.vision else 0
+    return min(_text(model).max_length, COMPARED_TOKENS + image)
+
+
+def _text(model: ServedModel) -> TextSpec:
+    if model.card.text is None:
+        raise ModelError(f"model {model.spec}: its card lacks a [text] table.")
+    return model.card.text

@@ -1,0 +1,1 @@
+"""How pixels become what a network reads."""

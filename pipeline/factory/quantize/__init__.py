@@ -1,0 +1,1 @@
+"""INT8 and FP16 forms of a graph."""

@@ -1,0 +1,1 @@
+"""Models that Millrace knows how to fetch and make."""

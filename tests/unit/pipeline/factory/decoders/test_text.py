@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.factory.decoders.spec import DecoderSpec
+from pipeline.factory.decoders.text import read_text_spec
+from pipeline.factory.family import Source
+from pipeline.models.card import TextSpec
+from tests.unit.pipeline.factory.families.decoders import TEMPLATE, bench_of, save_tokenizer
+
+SPEC = DecoderSpec(
+    shape="llama", layers=1, hidden=8, heads=1, kv_heads=1, head_size=8, mlp=8, vocabulary=300, max_length=16
+)
+
+
+def read(folder: Path, config: dict[str, Any] | None = None, spec: DecoderSpec = SPEC) -> TextSpec:
+    return read_text_spec(
+        Source(kind="huggingface", origin="tiny", path=folder, config=config or {}), bench_of(folder), spec
+    )
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def template(folder: Path) -> str:
+    return (folder / "built" / "chat_template.jinja").read_text()
+
+
+def test_the_chat_template_is_taken_from_the_tokenizers_configuration(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    assert read(tmp_path).chat_template == "chat_template.jinja"
+    assert template(tmp_path) == TEMPLATE
+
+
+def test_of_several_templates_the_default_one_is_taken(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    both = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    rewrite(tmp_path, chat_template=both)
+    read(tmp_path)
+    assert template(tmp_path) == "plain"
+
+
+def test_a_template_in_a_file_of_its_own_comes_first(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "of the processor"}))
+    (tmp_path / "chat_template.jinja").write_text("of the file")
+    read(tmp_path)
+    assert template(tmp_path) == "of the file"
+
+
+def test_a_model_without_a_template_has_none_in_its_card(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    rewrite(tmp_path, chat_template=None)
+    assert read(tmp_path).chat_template is None
+
+
+def test_a_template_with_an_error_is_refused_when_the_model_is_built(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    rewrite(tmp_path, chat_template="{% if %}")
+    with pytest.raises(ModelError, match="the chat template cannot be read"):
+        read(tmp_path)
+
+
+def test_where_no_configuration_says_what_ends_the_tokenizers_end_does(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    assert read(tmp_path).eos_token_ids == (257,)
+
+
+def test_a_tokenizer_that_adds_nothing_puts_nothing_before_a_prompt(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    assert read(tmp_path, {"bos_token_id": 256}).bos_token_id is None
+
+
+def test_a_folder_without_a_tokenizer_is_told_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no tokenizer.json.*AutoTokenizer"):
+        read(tmp_path)
+
+
+def test_the_tokenizer_of_a_larger_model_is_refused(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    small = DecoderSpec(
+        shape="llama", layers=1, hidden=8, heads=1, kv_heads=1, head_size=8, mlp=8, vocabulary=100, max_length=16
+    )
+    with pytest.raises(ModelError, match="256 tokens, and the model 100"):
+        read(tmp_path, spec=small)
+
+
+def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generation_config\.json: cannot be read"):
+        read(tmp_path)

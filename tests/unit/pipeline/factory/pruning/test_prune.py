@@ -1,0 +1,100 @@
+"""Weights and neurons taken out of FP32 graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pipeline.errors import ModelError
+from pipeline.factory.gates import measure as optimize_measure
+from pipeline.factory.pruning.prune import prune
+from pipeline.factory.pruning.structured import remove_neurons
+from pipeline.models.cardfile import read_card
+from pipeline.models.store import ServedModel
+from pipeline.runtime.onnx import open_session
+from pipeline.settings import RuntimeSettings
+from tests.unit.pipeline.factory.tiny_models import conv_classifier, mlp_classifier, pictures, settings_for
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimize_measure, "memory_megabytes", lambda *_: None)
+
+
+def pruned(model: ServedModel, store: Path, kind: str, amount: float) -> ServedModel:
+    return prune(
+        model,
+        kind="magnitude" if kind == "magnitude" else "structured",
+        amount=amount,
+        version="2",
+        evaluation=pictures(12),
+        settings=settings_for(store),
+    )
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return {item.name: numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer}
+
+
+def test_magnitude_pruning_zeroes_the_smallest_weights_of_all_layers_and_says_that_it_is_no_faster(
+    tmp_path: Path,
+) -> None:
+    model = mlp_classifier(tmp_path)
+    version = pruned(model, tmp_path, "magnitude", 0.5)
+    assert read_card(version.folder) == version.card
+    variant = version.card.variants["fp32"]
+    version.verify("fp32")
+    assert variant.measured["sparsity"] == pytest.approx(0.5, abs=0.001)
+    assert "no faster" in variant.method
+    assert {"before_ms_batch_8", "ms_batch_8", "top1_agreement"} <= variant.measured.keys()
+    before, after = weights(model.path("fp32")), weights(version.path("fp32"))
+    gone = np.concatenate([np.abs(before[name][after[name] == 0]).ravel() for name in ("first", "second")])
+    left = np.concatenate([np.abs(after[name][after[name] != 0]).ravel() for name in ("first", "second")])
+    assert gone.max() <= left.min(), "one bound for all layers"
+
+
+def test_structured_pruning_makes_the_matrices_smaller_and_keeps_the_largest_neurons(tmp_path: Path) -> None:
+    model = mlp_classifier(tmp_path, hidden=32)
+    version = pruned(model, tmp_path, "structured", 0.5)
+    after = weights(version.path("fp32"))
+    assert after["first"].shape == (768, 16)
+    assert after["bias"].shape == (16,)
+    assert after["second"].shape == (16, 3)
+    before = weights(model.path("fp32"))
+    kept = np.sort(np.argsort(-np.linalg.norm(before["first"], axis=0))[:16])
+    np.testing.assert_array_equal(after["first"], before["first"][:, kept])
+    np.testing.assert_array_equal(after["second"], before["second"][kept])
+    assert version.card.variants["fp32"].measured["sparsity"] == pytest.approx(0.5)
+
+
+def test_channels_that_do_nothing_can_go_without_a_trace(tmp_path: Path) -> None:
+    """Inner channels of convolutions, through ReLU6 and depthwise ones."""
+    model = onnx.load(conv_classifier(tmp_path).path("fp32"))
+    for block, kept in (("_blocks.1", 8), ("_blocks.2", 16)):
+        dead = [f"{block}._expand_conv", f"{block}._expand_conv.bias", f"{block}._depthwise_conv.bias"]
+        for item in (item for item in model.graph.initializer if item.name in dead):
+            values = numpy_helper.to_array(item).copy()
+            values[kept:] = 0
+            item.CopyFrom(numpy_helper.from_array(values, item.name))
+    onnx.save(model, tmp_path / "full.onnx")
+    onnx.save(remove_neurons(model, 0.5), tmp_path / "less.onnx")
+    less = weights(tmp_path / "less.onnx")
+    assert less["_blocks.1._depthwise_conv"].shape == (8, 1, 3, 3)
+    assert less["_blocks.2._project_conv"].shape == (12, 16, 1, 1)
+    pixels = {"pixels": np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)}
+    runtime = RuntimeSettings(provider="cpu", threads=1)
+    full, ours = (open_session(tmp_path / f"{name}.onnx", runtime).run(pixels)["logits"] for name in ("full", "less"))
+    np.testing.assert_allclose(ours, full, atol=1e-5)
+
+
+def test_amounts_and_versions_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    model = mlp_classifier(tmp_path)
+    with pytest.raises(ModelError, match=r"the amount is 1\.5, it must be between 0 and 1"):
+        pruned(model, tmp_path, "magnitude", 1.5)
+    pruned(model, tmp_path, "magnitude", 0.2)
+    with pytest.raises(ModelError, match="mlp@2 is there already"):
+        pruned(model, tmp_path, "magnitude", 0.2)
