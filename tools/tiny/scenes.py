@@ -64,6 +64,13 @@ def draw_scene(digits: Ink, recipe: SceneRecipe, rng: np.random.Generator) -> Sc
     return _compose(digits, rng.integers(0, len(digits[1]), count).tolist(), recipe, rng)
 
 
+def batches_of(digits: Ink, recipe: SceneRecipe, rows: int, seed: int) -> Iterator[list[Scene]]:
+    """Batches of ``rows`` scenes, drawn anew without end."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield [draw_scene(digits, recipe, rng) for _ in range(rows)]
+
+
 def held_in_scenes(recipe: SceneRecipe, count: int, seed: int) -> list[Scene]:
     """``count`` scenes of training digits, for calibration; always the same ones."""
     split, rng = read_digits(), np.random.default_rng(seed)
@@ -144,10 +151,3 @@ def _exposed(canvas: npt.NDArray[np.float32], rng: np.random.Generator) -> Pixel
     ground, ink = rng.uniform(0, 50), rng.uniform(170, 255)
     noise = rng.normal(0, rng.uniform(0, 6), canvas.shape)
     return np.clip(ground + canvas / 255 * (ink - ground) + noise, 0, 255).astype(np.uint8)
-
-
-def batches_of(digits: Ink, recipe: SceneRecipe, rows: int, seed: int) -> Iterator[list[Scene]]:
-    """Batches of ``rows`` scenes, drawn anew without end."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield [draw_scene(digits, recipe, rng) for _ in range(rows)]
