@@ -34,8 +34,8 @@ END_TIMEOUT_S = 2.0
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT.
 
-    Prints one line of JSON on stdout once records are served: ``event`` (``ready``), ``models`` and ``metrics_port``
-    (null without metrics).
+    Prints one line of JSON on stdout once records are served, and again whenever a promoted version has taken over:
+    ``event`` (``ready``), ``models`` and ``metrics_port`` (null without metrics).
 
     Returns:
         The exit code, 0 after a clean stop.
@@ -54,8 +54,9 @@ async def _run(settings: Settings) -> None:
     status = 1
     try:
         if await _started(app, stop):
-            _announce(app, settings)
+            announcing = asyncio.create_task(_announce(app, _metrics_port(app, settings)))
             await _until_stopped(app, stop)
+            announcing.cancel()
         status = 0
     finally:
         await app.stop()
@@ -113,13 +114,21 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def _announce(app: InferenceApp, settings: Settings) -> None:
-    port = None
-    if settings.worker.metrics_port >= 0:
-        port = app.engine.metrics.serve(settings.worker.metrics_host, settings.worker.metrics_port)
-    models = [f"{model.name}@{model.version} {model.precision} {model.provider}" for model in app.engine.models]
-    sys.stdout.write(json.dumps({"event": "ready", "models": models, "metrics_port": port}) + "\n")
-    sys.stdout.flush()
+def _metrics_port(app: InferenceApp, settings: Settings) -> int | None:
+    """Where the metrics are served, from now on; ``None`` for nowhere."""
+    if settings.worker.metrics_port < 0:
+        return None
+    return app.engine.metrics.serve(settings.worker.metrics_host, settings.worker.metrics_port)
+
+
+async def _announce(app: InferenceApp, port: int | None) -> None:
+    """Say what is served, now and whenever that has changed."""
+    while True:
+        models = [f"{model.name}@{model.version} {model.precision} {model.provider}" for model in app.engine.models]
+        sys.stdout.write(json.dumps({"event": "ready", "models": models, "metrics_port": port}) + "\n")
+        sys.stdout.flush()
+        await app.engine.changed.wait()
+        app.engine.changed.clear()
 
 
 async def _until_stopped(app: InferenceApp, stop: asyncio.Event) -> None:

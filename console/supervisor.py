@@ -33,7 +33,7 @@ class WorkerHandle(Protocol):
     pid: int
 
     def ready(self) -> Ready | None:
-        """What it said when it began to serve, or ``None`` so far."""
+        """What it said it serves, the last time, or ``None`` so far."""
 
     def exit_code(self) -> int | None:
         """Its exit status, or ``None`` while it runs."""
@@ -62,7 +62,7 @@ class Place(Struct, kw_only=True):
     restart_at: float = 0.0
     deaths_in_a_row: int = 0
     restarts: int = 0
-    announced: bool = False
+    announced: Ready | None = None
 
 
 class Supervisor:
@@ -140,8 +140,9 @@ class Supervisor:
         if (code := place.handle.exit_code()) is not None:
             self._bury(place, place.handle, code)
             return True
-        if not place.announced and (ready := place.handle.ready()):
-            place.announced = True
+        ready = place.handle.ready()
+        if ready is not None and ready != place.announced:
+            place.announced = ready
             self._say(f"worker {place.number} (pid {place.handle.pid}) serves {', '.join(ready.models)}")
             return True
         return False
@@ -149,7 +150,7 @@ class Supervisor:
     def _start(self, place: Place) -> None:
         place.handle = self._launch(place.number)
         place.started_at = self._clock()
-        place.announced = False
+        place.announced = None
 
     def _bury(self, place: Place, handle: WorkerHandle, code: int) -> None:
         steady = self._clock() - place.started_at >= STEADY_S

@@ -69,7 +69,7 @@ class WorkerProcess:
         self._listener.start()
 
     def ready(self) -> Ready | None:
-        """What it said when it began to serve, or ``None`` so far."""
+        """What it said it serves, the last time, or ``None`` so far."""
         return self._ready
 
     def exit_code(self) -> int | None:

@@ -94,6 +94,11 @@ class Engine:
         return tuple(lane.info for lane in self._lanes.serving)
 
     @property
+    def changed(self) -> asyncio.Event:
+        """Set whenever another version has taken over; whoever waits for it clears it."""
+        return self._lanes.changed
+
+    @property
     def runs(self) -> int:
         """How often the device has run: it grows while anything is computed."""
         return self._lanes.runs

@@ -28,6 +28,7 @@ class FakeEngine:
 
     def __init__(self, text: str = "", *, work_s: float = 0.0) -> None:
         self.metrics = Metrics()
+        self.changed = asyncio.Event()
         self.failed: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
         self._text = text
         self._work_s = work_s

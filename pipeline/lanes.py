@@ -27,6 +27,7 @@ class Lanes:
 
     Attributes:
         serving: where requests go.
+        changed: set whenever a lane takes over; whoever waits for it clears it.
     """
 
     def __init__(self, lanes: Sequence[Lane], metrics: Metrics) -> None:
@@ -37,6 +38,7 @@ class Lanes:
         self._past_runs = 0
         self._past: set[str] = set()
         self._closed = False
+        self.changed = asyncio.Event()
 
     @property
     def runs(self) -> int:
@@ -69,6 +71,7 @@ class Lanes:
         self._beside.add(old)
         self._retire(old)
         self._forget_the_past(old)
+        self.changed.set()
 
     def close(self) -> None:
         """Let every lane end after the run it is in."""

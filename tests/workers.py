@@ -25,11 +25,12 @@ TINY = "dialogues-tiny,digits-tiny"
 
 
 class Worker(NamedTuple):
-    """A worker that serves: its process, its ready line, and how long it took from the start of the process."""
+    """A worker that serves: its process, its ready line, how long that took, and a queue of what it prints later."""
 
     process: subprocess.Popen[str]
     ready: dict[str, Any]
     ready_after_s: float
+    lines: Queue[str]
 
 
 StartWorker = Callable[..., Worker]
@@ -64,18 +65,18 @@ def running_worker(
             env=dict(environ), cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         try:
-            ready = _ready_line(process, timeout_s=120)
+            lines: Queue[str] = Queue()
+            ready = _ready_line(process, lines, timeout_s=120)
             if ready is None:
                 log.seek(0)
                 pytest.fail(f"the worker never said that it is ready; it ended with {process.poll()}:\n{log.read()}")
-            yield Worker(process, ready, time.monotonic() - started)
+            yield Worker(process, ready, time.monotonic() - started, lines)
         finally:
             _stop(process)
 
 
-def _ready_line(process: subprocess.Popen[str], timeout_s: float) -> dict[str, Any] | None:
+def _ready_line(process: subprocess.Popen[str], lines: Queue[str], timeout_s: float) -> dict[str, Any] | None:
     """The first line with the event "ready", or None when the worker ends or the time is over before it."""
-    lines: Queue[str] = Queue()
     assert process.stdout is not None
     threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
     deadline = time.monotonic() + timeout_s

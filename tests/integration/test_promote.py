@@ -129,6 +129,7 @@ def test_a_promoted_classifier_takes_over_without_a_record_lost_or_repeated_and_
     assert "digits-tiny@8.0.0 goes on: model digits-tiny@9.0.0: " in said
     assert "labels.txt is damaged" in said
     assert said.count("is not taken") == 1
+    assert json.loads(worker.lines.get(timeout=1))["models"] == ["digits-tiny@8.0.0 int8 cpu"]
     assert pause_s < 5.0, "the flow stood still while the new version was opened"
 
 

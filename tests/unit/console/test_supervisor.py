@@ -65,6 +65,13 @@ def test_a_ready_worker_is_announced_once(stage: Stage) -> None:
     assert stage.said == ["worker 1 (pid 101) serves m@1"]
 
 
+def test_a_worker_that_serves_another_version_by_now_says_so_again(stage: Stage) -> None:
+    for version in ("m@1", "m@2"):
+        stage.workers[0].said = Ready(models=(version,), metrics_port=None)
+        assert stage.at(1)
+    assert stage.said == ["worker 1 (pid 101) serves m@1", "worker 1 (pid 101) serves m@2"]
+
+
 def test_a_dead_worker_is_started_again_after_its_backoff_and_it_says_so(stage: Stage) -> None:
     stage.workers[0].code = -9
     assert stage.at(10)
