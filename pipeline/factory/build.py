@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.models.cardfile import CARD_FILE, read_card, write_card
 from pipeline.models.install import install, locked, staging
 from pipeline.models.pointer import RESERVED

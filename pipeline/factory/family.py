@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.models.card import ModelCard
 from schemas.messages import Task
 

@@ -20,10 +20,11 @@ from pipeline.errors import ModelError
 from pipeline.factory.gates.gates import broken_bounds, default_gate
 from pipeline.factory.gates.measure import Bench, costs, figures_of
 from pipeline.factory.gates.text import read_rows
+from pipeline.factory.progress import Progress
 from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths, observe
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
-from pipeline.factory.recipes.recipe import Gate, Progress
+from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.factory.gates.decoders import gate_texts
-from pipeline.factory.recipes.photos import CALIBRATION, HELD_OUT, Photo, read_photos, views
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.factory.samples import Sample
+from pipeline.factory.sources.photos import CALIBRATION, HELD_OUT, Photo, read_photos, views
 from pipeline.models.card import ModelCard
 
 __all__ = ["calibration_sentences", "default_samples", "photo_samples"]

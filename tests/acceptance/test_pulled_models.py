@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.factory.gates.decoders import greedy
-from pipeline.factory.recipes.photos import CHELSEA, FLOWER, read_photos
 from pipeline.factory.recipes.pull import pull
+from pipeline.factory.sources.photos import CHELSEA, FLOWER, read_photos
 from pipeline.models.store import ServedModel, find_model
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder, open_session
 from pipeline.runtime.session import CacheLayout

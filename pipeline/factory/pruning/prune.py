@@ -19,11 +19,11 @@ from onnx import numpy_helper
 
 from pipeline.errors import ModelError
 from pipeline.factory.gates.measure import Bench, costs, figures_of
+from pipeline.factory.progress import Progress
 from pipeline.factory.pruning.structured import remove_neurons
 from pipeline.factory.quantize.calibration import MAIN, graph_paths
 from pipeline.factory.quantize.plan import find_layers
 from pipeline.factory.quantize.static import simplified
-from pipeline.factory.recipes.recipe import Progress
 from pipeline.factory.samples import Sample
 from pipeline.models.card import GraphFile, ModelCard, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card

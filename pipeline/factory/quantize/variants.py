@@ -12,6 +12,7 @@ import onnx
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.factory.progress import Progress
 from pipeline.factory.quantize import float16, weight_only
 from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.calibration import MAIN
@@ -21,7 +22,6 @@ from pipeline.factory.quantize.qdq import S8S8, U8S8, Scheme
 from pipeline.factory.quantize.sensitivity import output_error, ranked
 from pipeline.factory.quantize.smooth import smooth, smoothed_inputs
 from pipeline.factory.quantize.static import Calibrated, calibrate, run_graph
-from pipeline.factory.recipes.recipe import Progress
 from pipeline.models.card import Provider, VariantName
 from schemas.messages import Task
 

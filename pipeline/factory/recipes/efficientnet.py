@@ -17,9 +17,9 @@ from pipeline.factory.gates.gates import broken_bounds
 from pipeline.factory.quantize.calibration import MAIN
 from pipeline.factory.quantize.variants import Material, drafts
 from pipeline.factory.recipes.convnet import build_efficientnet_lite
-from pipeline.factory.recipes.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Photo, read_photos, views
 from pipeline.factory.recipes.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.factory.sources.fetch import Wheel, read_member
+from pipeline.factory.sources.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Photo, read_photos, views
 from pipeline.factory.sources.torch_file import read_state_dict
 from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of

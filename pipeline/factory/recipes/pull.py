@@ -7,7 +7,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory.recipes.recipe import Kitchen, Progress, Recipe
+from pipeline.factory.progress import Progress
+from pipeline.factory.recipes.recipe import Kitchen, Recipe
 from pipeline.factory.sources.fetch import fetch
 from pipeline.models.card import ModelCard
 from pipeline.models.cardfile import CARD_FILE, read_card, write_card

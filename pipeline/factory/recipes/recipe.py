@@ -8,13 +8,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.factory.progress import Progress
 from pipeline.factory.sources.fetch import Wheel
 from pipeline.models.card import ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of
 
-__all__ = ["Gate", "Kitchen", "Progress", "Recipe", "check_gate", "make_variant"]
-
-Progress = Callable[[str], None]
+__all__ = ["Gate", "Kitchen", "Recipe", "check_gate", "make_variant"]
 
 
 class Kitchen(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import onnx
 from jinja2 import Template
 
 from pipeline.errors import ModelError
+from pipeline.factory.decoders.gguf_file import GgufModel, read_gguf
 from pipeline.factory.decoders.graph import build_decoder
 from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy
 from pipeline.factory.quantize import rows as decoder_rows
@@ -17,7 +18,6 @@ from pipeline.factory.quantize.smooth import smooth
 from pipeline.factory.recipes.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
 from pipeline.factory.samples_default import calibration_sentences
 from pipeline.factory.sources.fetch import Wheel, extract
-from pipeline.factory.sources.gguf_file import GgufModel, read_gguf
 from pipeline.models.card import ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.onnx import OnnxBackend, OnnxDecoder

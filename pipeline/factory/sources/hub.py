@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 
 __all__ = ["download"]
 

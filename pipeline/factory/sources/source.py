@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Hints, Source
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.factory.sources.hub import download
 from pipeline.factory.sources.huggingface_folder import read_folder
 from schemas.messages import Task

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.factory.samples import Sample
 from pipeline.factory.tuning.decoding import measure_decoding
 from pipeline.factory.tuning.speed import Speed, Subject, measure_batches

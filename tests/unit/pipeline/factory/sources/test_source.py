@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Hints, Source
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.factory.sources.source import resolve_source, suggest_name
 
 BERT = {"architectures": ["BertForSequenceClassification"], "model_type": "bert"}

@@ -17,7 +17,7 @@ from msgspec import Struct
 from PIL import Image
 
 from pipeline.errors import ModelError
-from pipeline.factory.recipes.recipe import Progress
+from pipeline.factory.progress import Progress
 from pipeline.factory.sources.fetch import Wheel, fetch, read_member
 
 __all__ = ["CALIBRATION", "HELD_OUT", "Photo", "read_photos", "views"]

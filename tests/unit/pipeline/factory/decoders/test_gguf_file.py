@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory.decoders.gguf_file import read_gguf
 from pipeline.factory.decoders.spec import weight_shapes
-from pipeline.factory.sources.gguf_file import read_gguf
 
 gguf = pytest.importorskip("gguf")
 
