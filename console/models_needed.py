@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from console.output import Output
 from console.progress import step_progress
-from pipeline.models.store import PULLABLE, list_models
+from pipeline.models.store import PULLABLE, list_folders
 from pipeline.settings import Settings
 
 __all__ = ["ensure_models", "missing_models", "pullable_models"]
@@ -14,8 +14,8 @@ __all__ = ["ensure_models", "missing_models", "pullable_models"]
 
 def missing_models(settings: Settings) -> list[str]:
     """The names of the models to serve that are not here yet and can be pulled."""
-    models = list_models(settings)
-    here = {model.card.name for model in models} | {model.spec for model in models}
+    folders = list_folders(settings)
+    here = {name for folder in folders for name in (folder.parent.name, f"{folder.parent.name}@{folder.name}")}
     return _pullable(spec for spec in settings.models.serve if spec not in here)
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from console.models.describe import is_promoted, megabytes, summary
+from console.models.describe import megabytes, say_if_waiting, summary
 from console.models.optimize import OptimizeOptions, optimize_model, optimize_options
 from console.models.parameters import NUMBERS, SIZE
 from console.output import Output, json_option
@@ -54,10 +54,8 @@ def build(source: str, *, name: str | None, version: str | None, force: bool, as
     model = _build(source, name, version, settings, output, force=force, options=options)
     if optimizing != OptimizeOptions():
         model, missing = optimize_model(model, optimizing, settings, output)
-    promoted = is_promoted(model, settings)
     output.say(f"{model.spec} is built: {model.card.task}, {megabytes(model)}, in {model.folder}")
-    if not promoted:
-        output.say(f"It waits to be promoted: millrace models promote {model.card.name} {model.card.version}")
+    say_if_waiting(model, settings, output)
     if as_json:
         output.document(summary(model, settings))
     return int(bool(missing))

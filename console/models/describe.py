@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
+from console.output import Output
 from pipeline.errors import ModelError
 from pipeline.models.card import VariantName
 from pipeline.models.store import ServedModel, promoted_version
 from pipeline.settings import Settings
 
-__all__ = ["figures", "is_promoted", "megabytes", "summary", "with_figure"]
+__all__ = ["figures", "is_promoted", "megabytes", "say_if_waiting", "summary", "with_figure"]
 
 TELLING = ("accuracy", "top1_agreement", "mean_cosine", "matched_f1", "perplexity_ratio", "perplexity")
 
@@ -40,6 +41,12 @@ def is_promoted(model: ServedModel, settings: Settings) -> bool:
         return False
 
 
+def say_if_waiting(model: ServedModel, settings: Settings, output: Output) -> None:
+    """Tell how a version that its name does not mean is promoted."""
+    if not is_promoted(model, settings):
+        output.say(f"It waits to be promoted: millrace models promote {model.card.name} {model.card.version}")
+
+
 def megabytes(model: ServedModel) -> str:
     """The size of all its files."""
     return f"{_size(model) / 1e6:.1f} MB"
@@ -53,7 +60,7 @@ def figures(measured: Mapping[str, float]) -> str:
 def with_figure(name: VariantName, measured: Mapping[str, float]) -> str:
     """A variant's name, and the figure that tells most of it; FP32 is what the others are measured against."""
     found = next((figure for figure in TELLING if figure in measured), None)
-    return name if found is None or name == "fp32" else f"{name} ({figures({found: measured[found]})})"
+    return name if found is None or name == "fp32" else f"{name} ({found} {measured[found]:.4g})"
 
 
 def _size(model: ServedModel) -> int:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 from rich.table import Table
 
 from console.models.describe import is_promoted, megabytes, summary, with_figure
 from console.output import Output, json_option
-from pipeline.models.store import PULLABLE, ServedModel, list_models
+from pipeline.errors import ModelError
+from pipeline.models.store import PULLABLE, ServedModel, list_folders, read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["list_command"]
+
+TASK_WIDTH = 20
 
 
 @click.command("list")
@@ -21,8 +26,13 @@ def list_command(*, as_json: bool) -> None:
     The version marked with * is promoted: it is what the name alone means.
     """
     settings, output = load_settings(), Output(as_json=as_json)
-    here = list_models(settings)
-    missing = [name for name in PULLABLE if name not in {model.card.name for model in here}]
+    folders, here = list_folders(settings), list[ServedModel]()
+    for folder in folders:
+        try:
+            here.append(read_folder(folder))
+        except ModelError as error:
+            output.warn(str(error))
+    missing = [name for name in PULLABLE if name not in {folder.parent.name for folder in folders}]
     if as_json:
         output.document({"models": [summary(model, settings) for model in here], "pullable": missing})
         return
@@ -32,12 +42,14 @@ def list_command(*, as_json: bool) -> None:
 
 
 def _table(models: list[ServedModel], settings: Settings) -> Table:
+    """One line a variant; at 80 columns no name is broken, but for the longest task's, at a hyphen."""
     table = Table("model", "version", "task", "variants", "size", box=None, pad_edge=False)
+    for column in (table.columns[0], table.columns[1], table.columns[4]):
+        column.no_wrap = True
     for model in models:
         mark = " *" if is_promoted(model, settings) else ""
         variants = [with_figure(name, variant.measured) for name, variant in model.card.variants.items()]
         variants += [f"{name} rejected" for name in model.card.rejected]
-        table.add_row(
-            model.card.name, f"{model.card.version}{mark}", model.card.task, ", ".join(variants), megabytes(model)
-        )
+        task = textwrap.fill(model.card.task, TASK_WIDTH)
+        table.add_row(model.card.name, f"{model.card.version}{mark}", task, "\n".join(variants), megabytes(model))
     return table

@@ -15,14 +15,13 @@ from console.models.samples import find_samples
 from console.models.show import variant_tables
 from console.output import Output, json_option
 from console.progress import step_progress
-from pipeline.models.card import VariantName
+from pipeline.models.card import VARIANTS, VariantName
 from pipeline.models.store import ServedModel, read_model
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["OptimizeOptions", "optimize", "optimize_model", "optimize_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-VARIANTS: tuple[VariantName, ...] = ("int8", "int8-weights", "int8-trt", "fp16")
 
 
 class OptimizeOptions(msgspec.Struct, frozen=True, kw_only=True):

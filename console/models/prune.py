@@ -39,7 +39,6 @@ def prune(
     magnitude sets the smallest weights to zero: the file packs better, and nothing is faster, for ONNX Runtime
     multiplies by zeros too. structured removes whole neurons and channels, which is faster. Nothing is trained again.
     """
-    from pipeline.factory.build import next_version
     from pipeline.factory.pruning.prune import prune as prune_version
 
     settings, output = load_settings(), Output(as_json=as_json)
@@ -50,7 +49,7 @@ def prune(
             model,
             kind=kind,
             amount=amount,
-            version=version or next_version(settings.models.store_path, model.card.name),
+            version=version,
             evaluation=samples,
             settings=settings,
             progress=step,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from console.models.describe import figures, megabytes, summary
+from console.models.describe import figures, megabytes, say_if_waiting, summary
 from console.models_needed import pullable_models
 from console.output import Output, json_option
 from console.progress import step_progress
@@ -42,5 +42,6 @@ def pull(names: Sequence[str], *, keep_fp32: bool, force: bool, as_json: bool) -
         pulled.append(model)
         measured = figures(model.card.variants["int8"].measured)
         output.say(f"{model.spec} is ready: {megabytes(model)}, INT8 against FP32: {measured}")
+        say_if_waiting(model, settings, output)
     if as_json:
         output.document({"models": [summary(model, settings) for model in pulled]})

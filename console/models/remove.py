@@ -22,7 +22,7 @@ def remove(spec: str, *, force: bool, as_json: bool) -> None:
     name, version = split_spec(spec)
     if version is None:
         raise click.UsageError(f"say which version: {name}@VERSION. `millrace models list` shows them.")
-    folder = remove_version(name, version, settings, force=force)
+    folder = remove_version(name, version, settings, force=force, say=output.say)
     output.say(f"{spec} is removed")
     if as_json:
         output.document({"name": name, "version": version, "folder": str(folder)})

@@ -44,7 +44,7 @@ def find_samples(
     """
     if not calibration and not evaluation:
         return _own_samples(card, output, progress)
-    ranges, measured = (_load_all(texts, card.task, output) for texts in (calibration, evaluation))
+    ranges, measured = (load_samples(texts, card.task, output) for texts in (calibration, evaluation))
     if calibration and evaluation:
         return ranges, measured
     given = ranges or measured
@@ -58,14 +58,14 @@ def find_evaluation(
     card: ModelCard, evaluation: Sequence[str], output: Output, progress: Callable[[str], None]
 ) -> list[Sample]:
     """Samples to measure on alone: those that are named, or Millrace's own. Raises as :func:`find_samples` does."""
-    return _load_all(evaluation, card.task, output) or _own_samples(card, output, progress)[1]
+    return load_samples(evaluation, card.task, output) or _own_samples(card, output, progress)[1]
 
 
-def load_samples(text: str, task: Task, output: Output) -> list[Sample]:
-    """What ``text`` names: a folder, a JSONL file, or ``kafka:TOPIC[/PARTITION][:FROM-TO]``.
+def load_samples(texts: Sequence[str], task: Task, output: Output) -> list[Sample]:
+    """What ``texts`` name: folders, JSONL files, and ``kafka:TOPIC[/PARTITION][:FROM-TO]``.
 
     Args:
-        text: as on the command line.
+        texts: as on the command line.
         task: of the model: its topic's kind decides how records are decoded.
         output: told how many records were passed over.
 
@@ -76,11 +76,11 @@ def load_samples(text: str, task: Task, output: Output) -> list[Sample]:
     from agents.stretch import PREFIX
     from pipeline.factory.samples import read_samples
 
-    return _from_kafka(text, task, output) if text.startswith(PREFIX) else read_samples(Path(text).expanduser())
-
-
-def _load_all(texts: Sequence[str], task: Task, output: Output) -> list[Sample]:
-    return [sample for text in texts for sample in load_samples(text, task, output)]
+    found = []
+    for text in texts:
+        kafka = text.startswith(PREFIX)
+        found += _from_kafka(text, task, output) if kafka else read_samples(Path(text).expanduser())
+    return found
 
 
 def _own_samples(card: ModelCard, output: Output, progress: Callable[[str], None]) -> tuple[list[Sample], list[Sample]]:

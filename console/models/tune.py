@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from rich.table import Table
 
+from console.models.parameters import SAMPLES
+from console.models.samples import load_samples
 from console.output import Output, json_option
 from console.progress import step_progress
 from pipeline.models.profile import Point, profile_path
@@ -23,21 +24,20 @@ __all__ = ["tune"]
 
 @click.command()
 @click.argument("name", metavar="NAME[@VERSION]")
-@click.option("--samples", type=click.Path(exists=True, path_type=Path), help="A folder of images, or a JSONL file.")
+@click.option("--samples", multiple=True, type=SAMPLES, help="What it is measured on.")
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=0.3, show_default=True, help="For each figure.")
 @json_option
-def tune(name: str, *, samples: Path | None, seconds: float, as_json: bool) -> None:
+def tune(name: str, *, samples: tuple[str, ...], seconds: float, as_json: bool) -> None:
     """Measure the variants of a model on this device, by threads and batch size, and serve the fastest from then on.
 
     Workers read the result when they start. Let nothing else run meanwhile; without samples, blank inputs are measured.
     """
-    from pipeline.factory.samples import read_samples
     from pipeline.factory.tuning.tune import tune as tune_model
 
     settings, output = load_settings(), Output(as_json=as_json)
     model = find_model(name, settings)
     with step_progress(output, model.spec) as step:
-        found = read_samples(samples) if samples else []
+        found = load_samples(samples, model.card.task, output)
         tuning = tune_model(model, settings, samples=found, seconds=seconds, progress=step)
     path = profile_path(settings.models.store_path, model.card, tuning.profile.device)
     if as_json:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from console.output import Output, json_option
 from pipeline.errors import ModelError
-from pipeline.models.store import ServedModel, list_models, pointed_version
+from pipeline.models.store import list_folders, pointed_version, read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["verify"]
@@ -23,9 +24,9 @@ def verify(names: Sequence[str], *, as_json: bool) -> int:
     Exit status 1 if one is damaged.
     """
     settings, output = load_settings(), Output(as_json=as_json)
-    found = [model for name in names for model in _versions(name, settings)] if names else list_models(settings)
-    results = [{"model": model.spec, "folder": str(model.folder), "error": _damage(model)} for model in found]
-    pointers = [_pointer(name, settings) for name in sorted({model.card.name for model in found})]
+    found = [folder for name in names for folder in _versions(name, settings)] if names else list_folders(settings)
+    results = [{"model": _spec(folder), "folder": str(folder), "error": _damage(folder)} for folder in found]
+    pointers = [_pointer(name, settings) for name in sorted({folder.parent.name for folder in found})]
     for result in results:
         output.say(f"{result['model']}: {result['error'] or 'sound'}")
     for pointer in pointers:
@@ -35,9 +36,9 @@ def verify(names: Sequence[str], *, as_json: bool) -> int:
     return int(any(result["error"] for result in (*results, *pointers)))
 
 
-def _versions(name: str, settings: Settings) -> list[ServedModel]:
-    """The versions that ``name`` or ``name@version`` means, whole or not."""
-    found = [model for model in list_models(settings) if name in (model.card.name, model.spec)]
+def _versions(name: str, settings: Settings) -> list[Path]:
+    """The folders of the versions that ``name`` or ``name@version`` means, whole or not."""
+    found = [folder for folder in list_folders(settings) if name in (folder.parent.name, _spec(folder))]
     if not found:
         raise ModelError(f"model {name!r} is not here. `millrace models list` shows those that are.")
     return found
@@ -54,10 +55,15 @@ def _promoted(version: str | None) -> str:
     return f"{version} is promoted" if version else "no version is pinned"
 
 
-def _damage(model: ServedModel) -> str | None:
+def _spec(folder: Path) -> str:
+    return f"{folder.parent.name}@{folder.name}"
+
+
+def _damage(folder: Path) -> str | None:
     try:
-        for precision in model.card.variants:
-            model.verify(precision)
+        model = read_folder(folder)
+        for variant in model.card.variants:
+            model.verify(variant)
     except ModelError as error:
         return str(error)
     return None

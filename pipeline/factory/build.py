@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.progress import Progress
-from pipeline.models.cardfile import CARD_FILE, read_card, write_card
+from pipeline.factory.versions import check_name, new_version
+from pipeline.models.cardfile import read_card, write_card
 from pipeline.models.install import install, locked, staging
-from pipeline.models.pointer import RESERVED
-from pipeline.models.store import SHIPPED, ServedModel
+from pipeline.models.store import ServedModel
 from pipeline.runtime.onnx import OnnxBackend
 from pipeline.settings import BatchingSettings, Settings
 from pipeline.tasks.make import make_task
 
-__all__ = ["build", "next_version", "try_out"]
+__all__ = ["build", "try_out"]
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MEGABYTE = 1_000_000
 # The weights in FP32 (twice the file where that is bfloat16), and once more while the graph is written.
 DISK_FACTOR, DISK_EXTRA = 3, 50 * MEGABYTE
@@ -52,29 +49,16 @@ def build(
             or there is no room or right to write. The store is then as it was.
     """
     family, store = find_family(source), settings.models.store_path
-    _check_name("name", name)
-    with locked(store, name):
-        version = version or next_version(store, name)
-        _check_name("version", version)
+    check_name("name", name)
+    with locked(store, name, progress):
+        version = new_version(store, name, version, force=force)
         target = store / name / version
-        if target.exists() and not force:
-            raise ModelError(
-                f"model {name}@{version} is there already ({target}). Leave --version out to build the next one, or "
-                "add --force to replace it."
-            )
         with staging(store, name, _disk_bytes(source)) as scratch:
             built = _build(family, source, name, version, scratch, progress)
             progress("trying it out")
             try_out(ServedModel(card=read_card(built), folder=built), settings)
             install(built, target)
     return ServedModel(card=read_card(target), folder=target)
-
-
-def next_version(store: Path, name: str) -> str:
-    """The whole number after all versions of ``name``, in the store and among the shipped models; ``1`` without any."""
-    versions = [card.parent.name for shelf in (store, SHIPPED) for card in shelf.glob(f"{name}/*/{CARD_FILE}")]
-    numbers = [int(found[0]) for version in versions if (found := re.match(r"\d+", version))]
-    return str(max(numbers, default=0) + 1)
 
 
 def try_out(model: ServedModel, settings: Settings) -> None:
@@ -99,14 +83,6 @@ def _build(family: Family, source: Source, name: str, version: str, scratch: Pat
     card = family.build(source, Workbench(name=name, version=version, folder=built, scratch=rest, progress=progress))
     write_card(card, built)
     return built
-
-
-def _check_name(what: str, value: str) -> None:
-    if NAME.fullmatch(value) is None or (what == "version" and value in RESERVED):
-        reserved = f", and neither {' nor '.join(RESERVED)}" if what == "version" else ""
-        raise ModelError(
-            f"{value!r} cannot be a model's {what}: lower case letters, digits, '.', '_' and '-', at most 64{reserved}."
-        )
 
 
 def _disk_bytes(source: Source) -> int:

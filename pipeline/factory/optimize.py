@@ -54,7 +54,7 @@ def optimize(
 
     Args:
         model: has the variant ``fp32``.
-        variants: of :data:`pipeline.factory.quantize.variants.VARIANTS`.
+        variants: of :data:`pipeline.models.card.VARIANTS`.
         calibration: what the ranges of static INT8 are taken from.
         evaluation: what the variants are measured on; other samples than those.
         gate: bounds in the place of the task's own (:func:`pipeline.factory.gates.gates.default_gate`).
@@ -74,7 +74,7 @@ def optimize(
             f"model {model.spec} has no fp32 variant to make others from. Pull it with --keep-fp32, or build it again."
         )
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
-    with locked(store, card.name), staging(store, card.name, (len(variants) + 1) * size) as scratch:
+    with locked(store, card.name, progress), staging(store, card.name, (len(variants) + 1) * size) as scratch:
         built = scratch / "built"
         _link(model.folder, built, store)
         finished = optimize_folder(

@@ -60,6 +60,8 @@ from msgspec import Meta, Struct
 from schemas.messages import Task
 
 __all__ = [
+    "NAME",
+    "VARIANTS",
     "DetectionSpec",
     "EncoderSpec",
     "GraphFile",
@@ -82,6 +84,10 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 VariantName = Annotated[str, Meta(pattern="^(int8|fp16|fp32)(-[a-z0-9]{1,16})?$")]
 """Its precision, and how it was made where there are several: ``int8`` (static, for CPUs), ``int8-weights``,
 ``int8-trt`` (static and symmetric, for TensorRT), ``fp16``, ``fp32``."""
+VARIANTS: tuple[VariantName, ...] = ("int8", "int8-weights", "int8-trt", "fp16")
+"""Those that ``millrace models optimize`` makes from FP32."""
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""What a model and a version may be called, as a regular expression of the whole: each is a folder of the store."""
 
 
 class GraphFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -232,8 +238,8 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         measured: figures that are not about one variant.
     """
 
-    name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
-    version: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=f"^{NAME}$")]
+    version: Annotated[str, Meta(pattern=f"^{NAME}$")]
     task: Task
     description: str
     license: str

@@ -12,6 +12,7 @@ import tomli_w
 
 from pipeline.errors import ModelError
 from pipeline.models.card import ModelCard, VariantName
+from pipeline.models.shelves import remedy
 from schemas.messages import Task
 
 __all__ = ["CARD_FILE", "check_file", "check_variant", "read_card", "sha256_of", "write_card"]
@@ -47,7 +48,8 @@ def read_card(folder: Path) -> ModelCard:
     try:
         card = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), ModelCard)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise ModelError(f"model card {path}: {error}. Remove that folder and pull the model again.") from error
+        way_out = remedy(folder.parent.name, folder.name, folder)
+        raise ModelError(f"model card {path}: {error}. {way_out}") from error
     _check_spec(card, path)
     for name in _named_files(card):
         if Path(name).name != name or name in {"", ".", "..", CARD_FILE}:
@@ -66,17 +68,18 @@ def check_file(path: Path, digest: str, model: str) -> None:
     """Check that ``path`` has the SHA-256 ``digest``.
 
     Raises:
-        ModelError: it is missing, unreadable or changed; the message names ``model`` and the way out.
+        ModelError: it is missing, unreadable or changed; it names ``model`` (``name@version``) and the way out.
     """
+    name, _, version = model.partition("@")
+    way_out = remedy(name, version, path.parent)
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise ModelError(f"model {model}: cannot read {path}: {error.strerror or error}.") from error
+        raise ModelError(f"model {model}: cannot read {path}: {error.strerror or error}. {way_out}") from error
     if found != digest:
-        name = model.partition("@")[0]
         raise ModelError(
             f"model {model}: {path} is damaged: its SHA-256 is {found[:12]}..., the card says {digest[:12]}.... "
-            f"Run `millrace models pull {name} --force` to build it again."
+            f"{way_out}"
         )
 
 

@@ -1,7 +1,9 @@
 """Putting a model version into the store whole or not at all.
 
 A version is built in a hidden folder of the store and renamed into place, so a crash, a full disk or Ctrl-C leaves
-nothing that looks like a model. One lock a name: whoever comes second waits, then finds the model there.
+nothing that looks like a model. Two locks a name: a long one while something is built, so that whoever comes second
+waits and then finds the version there; and a short one while a version or the pointer takes its place, so that nobody
+who promotes a version, or goes back to one, waits for a build.
 """
 
 from __future__ import annotations
@@ -11,36 +13,39 @@ import errno
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.models.cardfile import CARD_FILE
 from pipeline.models.files import sync_folder
 from pipeline.models.pointer import RESERVED, read_pointer, write_pointer
-from pipeline.models.store import SHIPPED
+from pipeline.models.shelves import SHIPPED
 
-__all__ = ["install", "locked", "staging"]
+__all__ = ["changing", "install", "locked", "staging"]
 
 MEGABYTE = 1_000_000
 
 
 @contextlib.contextmanager
-def locked(store: Path, name: str) -> Iterator[None]:
-    """Hold the only pull of ``name`` in ``store``; waits for another process to finish its own.
+def locked(store: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the only build or removal of ``name`` in ``store``; says so before it waits for another process.
 
     Raises:
         ModelError: the store cannot be made or written.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            store.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((store / f".{name}.lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise ModelError(
-                f"the model store {store} cannot be written: {error.strerror}. Set models.store to another folder."
-            ) from error
+    with _held(store, f".{name}.lock", lambda: say(f"waiting for another command on {name}")):
+        yield
+
+
+@contextlib.contextmanager
+def changing(store: Path, name: str) -> Iterator[None]:
+    """Hold the only change of which versions ``name`` has and which it means, for milliseconds.
+
+    Raises:
+        ModelError: the store cannot be made or written.
+    """
+    with _held(store, f".{name}@pointer.lock", lambda: None):  # no other model's lock: no name has an @
         yield
 
 
@@ -89,14 +94,33 @@ def install(built: Path, target: Path) -> None:
         raise ModelError(f"a version cannot be named {target.name!r}: that is something else's place in the store.")
     target.parent.mkdir(parents=True, exist_ok=True)
     built.chmod(0o755)
-    first = _served_now(target.parent) is None
-    if target.exists():
-        # A worker that has the old files open keeps them; between the two renames the name is missing for a moment.
-        target.rename(built.parent / "replaced")
-    built.rename(target)
-    sync_folder(target.parent)
-    if first:
-        write_pointer(target.parent, target.name)
+    with changing(target.parent.parent, target.parent.name):
+        first = _served_now(target.parent) is None
+        if target.exists():
+            # A worker that has the old files open keeps them; between the two renames the name is missing for a moment.
+            target.rename(built.parent / "replaced")
+        built.rename(target)
+        sync_folder(target.parent)
+        if first:
+            write_pointer(target.parent, target.name)
+
+
+@contextlib.contextmanager
+def _held(store: Path, lock: str, before_waiting: Callable[[], None]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((store / lock).open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                before_waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ModelError(
+                f"the model store {store} cannot be written: {error.strerror}. Set models.store to another folder."
+            ) from error
+        yield
 
 
 def _served_now(folder: Path) -> str | None:

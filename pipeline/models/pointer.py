@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.models.card import NAME
 from pipeline.models.files import replace_file
 
 __all__ = ["POINTER_FILE", "RESERVED", "read_pointer", "write_pointer"]
@@ -17,7 +18,6 @@ __all__ = ["POINTER_FILE", "RESERVED", "read_pointer", "write_pointer"]
 POINTER_FILE = "latest"
 RESERVED = (POINTER_FILE, "profiles")
 """What stands beside the versions, so no version may be named so."""
-VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def read_pointer(folder: Path) -> str | None:
@@ -33,7 +33,7 @@ def read_pointer(folder: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, f"it cannot be read ({error})") from error
-    if VERSION.fullmatch(version) is None:
+    if re.fullmatch(NAME, version) is None:
         raise _damaged(path, f"{version[:80]!r} is no version's name")
     return version
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.models.install import locked
+from pipeline.models.install import changing, locked
 from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer, write_pointer
 from pipeline.models.profile import profiles_of
-from pipeline.models.store import ServedModel, promoted_version, read_model, split_spec, versions_of
+from pipeline.models.store import ServedModel, find_folder, promoted_version, read_model, split_spec, versions_of
 from pipeline.settings import Settings
 
 __all__ = ["promote", "remove"]
@@ -21,7 +21,7 @@ __all__ = ["promote", "remove"]
 def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, str | None]:
     """Have ``name`` mean ``version``, which may be a shipped one; running workers follow.
 
-    Every variant of it is checked against its digest before.
+    Every variant of it is checked against its digest before. A build of the same name that goes on is not waited for.
 
     Returns:
         The model, and the version that was promoted before, if there was one.
@@ -31,16 +31,19 @@ def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, s
     """
     store = settings.models.store_path
     split_spec(f"{name}@{version}")
-    with locked(store, name), _writing(store):
-        model = read_model(f"{name}@{version}", settings)
-        for variant in model.card.variants:
-            model.verify(variant)
+    model = read_model(f"{name}@{version}", settings)
+    for variant in model.card.variants:
+        model.verify(variant)
+    with changing(store, name), _writing(store):
+        find_folder(model.spec, settings)  # it may have been removed meanwhile
         before = _promoted(name, settings)
         write_pointer(store / name, version)
     return model, before
 
 
-def remove(name: str, version: str, settings: Settings, *, force: bool = False) -> Path:
+def remove(
+    name: str, version: str, settings: Settings, *, force: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Path:
     """Remove a version from the store, and its profiles; the folder that it was in.
 
     A worker that serves it goes on until it is started again.
@@ -50,13 +53,14 @@ def remove(name: str, version: str, settings: Settings, *, force: bool = False) 
         version: of it.
         settings: where the store is.
         force: remove it even if it is promoted; then the name means nothing, unless it is shipped or one other is left.
+        say: told before a build of the same name is waited for.
 
     Raises:
         ModelError: there is no such version, it is shipped, or promoted; or the store cannot be written.
     """
     store = settings.models.store_path
     split_spec(f"{name}@{version}")
-    with locked(store, name), _writing(store):
+    with locked(store, name, say), changing(store, name), _writing(store):
         folder = _folder_of(name, version, settings)
         if not force and _promoted(name, settings) == version:
             raise ModelError(

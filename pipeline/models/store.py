@@ -12,17 +12,17 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard, VariantName, precision_of
+from pipeline.models.card import NAME, ModelCard, VariantName, precision_of
 from pipeline.models.cardfile import CARD_FILE, check_variant, read_card
-from pipeline.models.choice import Choice, Wanted, choose
+from pipeline.models.choice import Choice, choose
 from pipeline.models.device import find_device
-from pipeline.models.pointer import POINTER_FILE, read_pointer
+from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer
 from pipeline.models.profile import read_profile
+from pipeline.models.shelves import PULLABLE, SHIPPED
 from pipeline.settings import Settings
 from schemas.messages import ModelInfo
 
@@ -32,17 +32,16 @@ __all__ = [
     "ServedModel",
     "find_folder",
     "find_model",
-    "list_models",
+    "list_folders",
     "pointed_version",
     "promoted_version",
+    "read_folder",
     "read_model",
     "split_spec",
     "versions_of",
 ]
 
-SHIPPED = Path(__file__).parent / "shipped"
-PULLABLE = ("smollm2-135m", "efficientnet-lite0", "all-minilm-l6-v2")
-SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]{0,63})(@(?P<version>[a-z0-9][a-z0-9._-]{0,63}))?")
+SPEC = re.compile(f"(?P<name>{NAME})(@(?P<version>{NAME}))?")
 
 
 class ServedModel(Struct, frozen=True, kw_only=True):
@@ -55,14 +54,6 @@ class ServedModel(Struct, frozen=True, kw_only=True):
     def spec(self) -> str:
         """``name@version``."""
         return f"{self.card.name}@{self.card.version}"
-
-    def variant_for(self, wanted: Wanted, provider: Literal["cpu", "cuda"] = "cpu") -> VariantName:
-        """The variant that a precision means on ``provider`` while nothing is measured there.
-
-        Raises:
-            ModelError: the model has no such variant.
-        """
-        return choose(self.card, wanted=wanted, provider=provider).variant
 
     def choice(self, settings: Settings) -> Choice:
         """How the model runs under ``settings`` on this machine, by the profile measured here if there is one.
@@ -116,7 +107,7 @@ def find_model(spec: str, settings: Settings) -> ServedModel:
 
 def read_model(spec: str, settings: Settings) -> ServedModel:
     """As :func:`find_model`, with only the card read and checked. Raises ModelError."""
-    return _read(find_folder(spec, settings))
+    return read_folder(find_folder(spec, settings))
 
 
 def find_folder(spec: str, settings: Settings) -> Path:
@@ -180,16 +171,26 @@ def versions_of(name: str, settings: Settings) -> dict[str, Path]:
     return {folder.name: folder for shelf in shelves for folder in _folders(shelf, name)}
 
 
-def list_models(settings: Settings) -> list[ServedModel]:
-    """Every model version on the shelves, by name, newest first; a version in the store hides the shipped one.
+def list_folders(settings: Settings) -> list[Path]:
+    """The folder of every version on the shelves, by name, newest first, whether its card can be read or not.
+
+    A version in the store hides the shipped one.
+    """
+    folders = [folder for name in sorted(_names(settings)) for folder in versions_of(name, settings).values()]
+    folders.sort(key=lambda folder: _natural(folder.name), reverse=True)
+    return sorted(folders, key=lambda folder: folder.parent.name)
+
+
+def read_folder(folder: Path) -> ServedModel:
+    """The version in ``folder``, with only its card read and checked.
 
     Raises:
-        ModelError: a card cannot be read.
+        ModelError: the card cannot be read, or describes something else.
     """
-    names = {folder.parent.name for shelf in _shelves(settings) for folder in _folders(shelf, "*")}
-    found = [_read(folder) for name in sorted(names) for folder in versions_of(name, settings).values()]
-    found.sort(key=lambda model: _natural(model.card.version), reverse=True)
-    return sorted(found, key=lambda model: model.card.name)
+    card = read_card(folder)
+    if (card.name, card.version) != (folder.parent.name, folder.name):
+        raise ModelError(f"model card {folder / CARD_FILE} describes {card.name}@{card.version}, not this folder.")
+    return ServedModel(card=card, folder=folder)
 
 
 def _shelves(settings: Settings) -> tuple[Path, Path]:
@@ -200,19 +201,20 @@ def _listed(versions: Iterable[str]) -> str:
     return ", ".join(sorted(versions, key=_natural))
 
 
+def _names(settings: Settings) -> set[str]:
+    """Of the models that have a version on a shelf."""
+    return {folder.parent.name for shelf in _shelves(settings) for folder in _folders(shelf, "*")}
+
+
 def _folders(shelf: Path, name: str) -> Iterator[Path]:
-    return (card.parent for card in shelf.glob(f"{name}/*/{CARD_FILE}") if not card.parent.name.startswith("."))
-
-
-def _read(folder: Path) -> ServedModel:
-    card = read_card(folder)
-    if (card.name, card.version) != (folder.parent.name, folder.name):
-        raise ModelError(f"model card {folder / CARD_FILE} describes {card.name}@{card.version}, not this folder.")
-    return ServedModel(card=card, folder=folder)
+    """Folders with a card; what is being built has them too, under names that no model has."""
+    for folder in (card.parent for card in shelf.glob(f"{name}/*/{CARD_FILE}")):
+        if SPEC.fullmatch(f"{folder.parent.name}@{folder.name}") and folder.name not in RESERVED:
+            yield folder
 
 
 def _not_found(name: str, version: str | None, settings: Settings) -> str:
-    here = {folder.parent.name for shelf in _shelves(settings) for folder in _folders(shelf, "*")}
+    here = _names(settings)
     place = f"neither in {settings.models.store_path} nor shipped with Millrace"
     if name in here:
         return f"model {name} has no version {version!r}: {place}. `millrace models list` shows the versions here."

@@ -34,9 +34,9 @@ def test_prompts_and_images_become_samples_and_the_rest_is_passed_over(
     elsewhere = json.dumps({"dataref": "file:///somewhere/cat.png"}).encode()
     produce(settings, topics.images, [(None, grey_pixel_png()), (None, elsewhere)])
 
-    texts = load_samples(f"kafka:{topics.prompts}", "embeddings", output)
+    texts = load_samples([f"kafka:{topics.prompts}"], "embeddings", output)
     assert [sample.text for sample in texts] == [f"question {number}" for number in range(20)]
-    images = load_samples(f"kafka:{topics.images}", "image-classification", output)
+    images = load_samples([f"kafka:{topics.images}"], "image-classification", output)
     assert [sample.image for sample in images] == [grey_pixel_png()]
     said = capsys.readouterr()
     assert "20 samples, 1 records passed over" in said.out
@@ -46,12 +46,12 @@ def test_prompts_and_images_become_samples_and_the_rest_is_passed_over(
 def test_offsets_choose_the_records_and_an_empty_choice_is_an_error(settings: Settings) -> None:
     topic, output = settings.kafka.prompts, Output(as_json=False)
     produce(settings, topic, [("same", b"%d" % number) for number in range(9)])
-    chosen = [load_samples(f"kafka:{topic}:{ends}", "text-generation", output) for ends in ("2-4", "7-")]
+    chosen = [load_samples([f"kafka:{topic}:{ends}"], "text-generation", output) for ends in ("2-4", "7-")]
     assert [[sample.messages[0].content for sample in samples] for samples in chosen] == [["2", "3", "4"], ["7", "8"]]
     with pytest.raises(TransportError, match=r"no record is there\. The topic holds [01]:0-8\."):
-        load_samples(f"kafka:{topic}:50-60", "text-generation", output)
+        load_samples([f"kafka:{topic}:50-60"], "text-generation", output)
     with pytest.raises(TransportError, match="has no such partition"):
-        load_samples(f"kafka:{topic}/9", "text-generation", output)
+        load_samples([f"kafka:{topic}/9"], "text-generation", output)
 
 
 def test_markers_of_transactions_at_the_end_do_not_make_it_wait(settings: Settings) -> None:
@@ -63,10 +63,10 @@ def test_markers_of_transactions_at_the_end_do_not_make_it_wait(settings: Settin
         producer.produce(topic, b"hello", "same")
         producer.commit_transaction(20)
     started = time.monotonic()
-    assert len(load_samples(f"kafka:{topic}", "text-generation", Output(as_json=False))) == 3
+    assert len(load_samples([f"kafka:{topic}"], "text-generation", Output(as_json=False))) == 3
     assert time.monotonic() - started < 9
 
 
 def test_a_topic_that_is_missing_is_named(settings: Settings) -> None:
     with pytest.raises(TransportError, match=r"topic nowhere at "):
-        load_samples("kafka:nowhere", "text-generation", Output(as_json=False))
+        load_samples(["kafka:nowhere"], "text-generation", Output(as_json=False))

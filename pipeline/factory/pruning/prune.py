@@ -25,6 +25,7 @@ from pipeline.factory.quantize.calibration import MAIN, graph_paths
 from pipeline.factory.quantize.plan import find_layers
 from pipeline.factory.quantize.static import simplified
 from pipeline.factory.samples import Sample
+from pipeline.factory.versions import new_version
 from pipeline.models.card import GraphFile, ModelCard, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
@@ -49,7 +50,7 @@ def prune(
     *,
     kind: Kind,
     amount: float,
-    version: str,
+    version: str | None = None,
     evaluation: Sequence[Sample],
     settings: Settings,
     progress: Progress = lambda _: None,
@@ -60,7 +61,7 @@ def prune(
         model: has the variant ``fp32``.
         kind: what is taken out.
         amount: the share of it, between 0 and 1.
-        version: of the new one.
+        version: of the new one; ``None`` takes the next free whole number.
         evaluation: what both are run on.
         settings: ``models.store`` says where.
         progress: told what is going on.
@@ -73,16 +74,16 @@ def prune(
         ModelError: there is no FP32, ``amount`` is out of its bounds, the version is there already, or nothing in the
             graph can be removed. The store is then as it was.
     """
-    card, target = model.card, settings.models.store_path / model.card.name / version
+    card, store = model.card, settings.models.store_path
     if not 0 < amount < 1:
         raise ModelError(f"pruning {model.spec}: the amount is {amount}, it must be between 0 and 1.")
     if FULL not in card.variants:
-        raise ModelError(f"model {model.spec} has no fp32 variant to prune. Pull it with --keep-fp32.")
-    if target.exists():
-        raise ModelError(f"model {card.name}@{version} is there already. Name another version.")
+        raise ModelError(
+            f"model {model.spec} has no fp32 variant to prune. Pull it with --keep-fp32, or build it again."
+        )
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
-    store = settings.models.store_path
-    with locked(store, card.name), staging(store, card.name, 3 * size) as scratch:
+    with locked(store, card.name, progress), staging(store, card.name, 3 * size) as scratch:
+        version = new_version(store, card.name, version)
         both = scratch / "both"
         shutil.copytree(model.folder, both)
         progress(f"pruning ({kind})")
@@ -90,8 +91,8 @@ def prune(
         progress("measuring")
         measured = _measured(pair, Bench.of(pair, evaluation, settings))
         built = _finished(pair, scratch / "built", version, kind, amount, measured)
-        install(built.folder, target)
-    return replace(built, folder=target)
+        install(built.folder, store / card.name / version)
+    return replace(built, folder=store / card.name / version)
 
 
 def zero_smallest(model: onnx.ModelProto, amount: float) -> onnx.ModelProto:

@@ -22,14 +22,13 @@ from pipeline.factory.quantize.qdq import S8S8, U8S8, Scheme
 from pipeline.factory.quantize.sensitivity import output_error, ranked
 from pipeline.factory.quantize.smooth import smooth, smoothed_inputs
 from pipeline.factory.quantize.static import Calibrated, calibrate, run_graph
-from pipeline.models.card import Provider, VariantName
+from pipeline.models.card import VARIANTS, Provider, VariantName
 from schemas.messages import Task
 
-__all__ = ["VARIANTS", "Draft", "Material", "drafts", "providers_of"]
+__all__ = ["Draft", "Material", "drafts", "providers_of"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 DECODERS: tuple[Task, ...] = ("text-generation", "image-to-text")
-VARIANTS: tuple[VariantName, ...] = ("int8", "int8-weights", "int8-trt", "fp16")
 PROVIDERS: dict[VariantName, tuple[Provider, ...]] = {
     "int8-weights": ("cpu",),
     "int8-trt": ("tensorrt",),

@@ -53,7 +53,7 @@ def pull(
 def pull_recipe(recipe: Recipe, store: Path, *, keep_fp32: bool, force: bool, progress: Progress) -> ServedModel:
     """Make what ``recipe`` describes in ``store``; see :func:`pull`."""
     target = store / recipe.name / recipe.version
-    with locked(store, recipe.name):
+    with locked(store, recipe.name, progress):
         if not force and (here := _already_there(target, keep_fp32=keep_fp32)):
             progress("already there")
             return here
@@ -82,8 +82,8 @@ def _already_there(target: Path, *, keep_fp32: bool) -> ServedModel | None:
         return None
     try:
         model = ServedModel(card=read_card(target), folder=target)
-        for precision in model.card.variants:
-            model.verify(precision)
+        for variant in model.card.variants:
+            model.verify(variant)
     except ModelError:
         return None
     return model if "fp32" in model.card.variants or not keep_fp32 else None

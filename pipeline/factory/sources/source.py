@@ -14,13 +14,13 @@ from pipeline.factory.family import Hints, Source
 from pipeline.factory.progress import Progress
 from pipeline.factory.sources.hub import download
 from pipeline.factory.sources.huggingface_folder import read_folder
+from pipeline.models.card import NAME
 from schemas.messages import Task
 
 __all__ = ["Fetch", "resolve_source", "suggest_name"]
 
 HUB, TORCHVISION = "hf:", "torchvision:"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl"})
 Fetch = Callable[[str, str | None, Progress], Path]
 """Brings a repository of the hub at a revision (or its newest) to this disk; the folder's name is the commit."""
@@ -72,7 +72,7 @@ def suggest_name(text: str) -> str:
     last = text.removeprefix(HUB).removeprefix(TORCHVISION)
     last = Path(last).expanduser().resolve().name if "/" not in last or Path(last).exists() else Path(last).name
     name = re.sub(r"[^a-z0-9._-]+", "-", last.lower().removesuffix(".onnx")).lstrip("._-")[:64]
-    if NAME.fullmatch(name) is None:
+    if re.fullmatch(NAME, name) is None:
         raise ModelError(f"{text}: no name for the store can be made of this. Give one with --name.")
     return name
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.errors import ModelError
 from pipeline.factory.samples import Sample, request_of
-from pipeline.factory.tuning.speed import LEAST_RUNS, Speed, Subject
+from pipeline.factory.tuning.throughput import LEAST_RUNS, Subject, Throughput
 from pipeline.models.card import ImageSpec, ModelCard
 from pipeline.models.store import ServedModel
 from pipeline.runtime.session import SessionError
@@ -25,7 +25,7 @@ __all__ = ["measure_decoding"]
 WORDS = "The quick brown fox jumps over the lazy dog. " * 4
 
 
-def measure_decoding(subject: Subject, sizes: Sequence[int]) -> list[Speed]:
+def measure_decoding(subject: Subject, sizes: Sequence[int]) -> list[Throughput]:
     """The speed of a model that writes texts, for each of ``sizes`` as the number of texts. Raises ModelError."""
     writer = _Writer()
     model = _endless(subject.model)
@@ -51,7 +51,7 @@ class _Writer:
         self._read += count if kind == "prefill" else 0
         self._decoded += count if kind == "decode" else 0
 
-    def write(self, jobs: Sequence[Job[Any]], seconds: float) -> Speed:
+    def write(self, jobs: Sequence[Job[Any]], seconds: float) -> Throughput:
         """Read the prompts, then time the steps in which all of them are decoded. Raises SessionError."""
         self.task.admit(jobs)
         steps: list[float] = []
@@ -68,7 +68,7 @@ class _Writer:
         step_s = min(steps)
         reading_s -= decoded * step_s  # a run that ends a prompt decodes its next token as well
         alone = len(jobs) == 1 and reading_s > 0
-        return Speed(
+        return Throughput(
             batch_size=len(jobs),
             per_second=len(jobs) / step_s,
             prefill_per_second=read / reading_s if alone else 0.0,

@@ -16,7 +16,7 @@ from pipeline.errors import ModelError
 from pipeline.factory.progress import Progress
 from pipeline.factory.samples import Sample
 from pipeline.factory.tuning.decoding import measure_decoding
-from pipeline.factory.tuning.speed import Speed, Subject, measure_batches
+from pipeline.factory.tuning.throughput import Subject, Throughput, measure_batches
 from pipeline.models.card import VariantName
 from pipeline.models.choice import Choice, choose
 from pipeline.models.device import Device, find_device
@@ -142,7 +142,7 @@ class _Bench:
             points += [_point(variant, count, speed) for speed in self._speeds(variant, count)]
         return points
 
-    def _speeds(self, variant: VariantName, threads: int) -> list[Speed]:
+    def _speeds(self, variant: VariantName, threads: int) -> list[Throughput]:
         settings = replace(self._settings, runtime=replace(self._settings.runtime, threads=threads))
         subject = Subject(
             model=self._model,
@@ -155,7 +155,7 @@ class _Bench:
         return measure_decoding(subject, self._sizes) if self._decodes else measure_batches(subject, self._sizes)
 
 
-def _point(variant: VariantName, threads: int, speed: Speed) -> Point:
+def _point(variant: VariantName, threads: int, speed: Throughput) -> Point:
     return Point(
         variant=variant,
         threads=threads,

@@ -151,8 +151,8 @@ def test_samples_are_shared_out_where_only_one_side_is_given(tmp_path: Path) -> 
 def test_samples_are_files_unless_they_are_a_topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     (tmp_path / "one.jsonl").write_text('{"text": "hello"}\n')
-    (sample,) = load_samples(str(tmp_path / "one.jsonl"), "text-generation", STREAMS)
+    (sample,) = load_samples([str(tmp_path / "one.jsonl")], "text-generation", STREAMS)
     assert sample.text == "hello"
     monkeypatch.setattr("agents.kafka_clients.METADATA_TIMEOUT_S", 0.2)
     with pytest.raises(TransportError, match=r"no Kafka answers at 127\.0\.0\.1:1"):
-        load_samples("kafka:topic", "text-generation", STREAMS)
+        load_samples(["kafka:topic"], "text-generation", STREAMS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import onnx
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.factory.build import build, next_version
+from pipeline.factory.build import build
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.graph import GraphWriter
+from pipeline.factory.versions import next_version
 from pipeline.models.card import ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.models.pointer import read_pointer
-from pipeline.models.store import ServedModel, find_model
+from pipeline.models.store import ServedModel, find_model, list_folders
 from pipeline.settings import ModelSettings, Settings
 
 SOURCE = Source(kind="huggingface", origin="org/toy", architecture="Toy", license="mit")
@@ -83,6 +85,24 @@ def test_the_next_version_waits_to_be_promoted(make: Make, tmp_path: Path) -> No
     make()
     assert make().spec == "toy@2"
     assert read_pointer(tmp_path / "toy") == "1"
+
+
+def test_two_builds_at_once_get_versions_of_their_own(make: Make, settings: Settings) -> None:
+    waits = threading.Event()
+    second = threading.Thread(
+        target=lambda: make(progress=lambda step: waits.set() if "waiting for another" in step else None), daemon=True
+    )
+
+    def slow(source: Source, bench: Workbench) -> ModelCard:
+        if bench.version == "1":
+            second.start()
+            assert waits.wait(10)
+        return build_toy(source, bench)
+
+    assert make(slow).spec == "toy@1"
+    second.join(timeout=10)
+    assert {folder.name for folder in list_folders(settings) if folder.parent.name == "toy"} == {"1", "2"}
+    assert find_model("toy", settings).spec == "toy@1"
 
 
 @pytest.mark.parametrize(("there", "following"), [([], "1"), (["3", "10"], "11"), (["1.0.0"], "2"), (["beta"], "1")])

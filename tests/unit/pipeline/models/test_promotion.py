@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.models.install import locked
 from pipeline.models.pointer import read_pointer, write_pointer
 from pipeline.models.profile import Point, Profile, profile_path, write_profile
 from pipeline.models.promotion import promote, remove
-from pipeline.models.store import find_model, pointed_version, read_model
+from pipeline.models.store import ServedModel, find_model, pointed_version, read_model
 from pipeline.settings import ModelSettings, Settings
 from tests.model_store import put_version
 
@@ -30,6 +32,46 @@ def test_promoting_a_version_makes_the_name_mean_it_and_says_what_it_meant_befor
     model, before = promote("toy", "2", store)
     assert (model.spec, before) == ("toy@2", "1")
     assert find_model("toy", store).spec == "toy@2"
+
+
+def test_a_rollback_does_not_wait_for_a_build_of_the_same_name(store: Settings) -> None:
+    with locked(store.models.store_path, "toy", pytest.fail):
+        rollback = threading.Thread(target=promote, args=("toy", "2", store), daemon=True)
+        rollback.start()
+        rollback.join(timeout=10)
+        assert read_pointer(folder(store)) == "2"
+
+
+def test_a_version_that_is_removed_while_its_files_are_checked_is_not_promoted(
+    store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = ServedModel.verify
+
+    def verify(model: ServedModel, variant: str) -> None:
+        check(model, variant)
+        remove("toy", "2", store)
+
+    monkeypatch.setattr(ServedModel, "verify", verify)
+    with pytest.raises(ModelError, match="no version '2'"):
+        promote("toy", "2", store)
+    assert read_pointer(folder(store)) == "1"
+
+
+def test_removing_waits_for_a_build_of_the_same_name_and_says_so(store: Settings) -> None:
+    said, waits = list[str](), threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        waits.set()
+
+    removal = threading.Thread(target=lambda: remove("toy", "2", store, say=say), daemon=True)
+    with locked(store.models.store_path, "toy", pytest.fail):
+        removal.start()
+        assert waits.wait(10)
+        assert (folder(store) / "2").exists()
+    removal.join(timeout=10)
+    assert said == ["waiting for another command on toy"]
+    assert not (folder(store) / "2").exists()
 
 
 @pytest.mark.parametrize(("version", "message"), [("3", "no version '3'"), ("../2", "NAME@VERSION")])

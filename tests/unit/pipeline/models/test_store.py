@@ -9,7 +9,7 @@ from pipeline.errors import ModelError
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import read_card, write_card
 from pipeline.models.pointer import read_pointer, write_pointer
-from pipeline.models.store import SHIPPED, find_model, list_models
+from pipeline.models.store import SHIPPED, find_model, list_folders, read_folder
 from pipeline.settings import ModelSettings, RuntimeSettings, Settings
 
 
@@ -94,7 +94,7 @@ def test_a_name_means_the_promoted_version_and_not_the_newest(tmp_path: Path) ->
     assert find_model("toy", settings_for(tmp_path)).card.version == "0.9"
     write_pointer(tmp_path / "toy", "0.2")
     assert find_model("toy", settings_for(tmp_path)).card.version == "0.2"
-    listed = [model.card.version for model in list_models(settings_for(tmp_path)) if model.card.name == "toy"]
+    listed = [folder.name for folder in list_folders(settings_for(tmp_path)) if folder.parent.name == "toy"]
     assert listed == ["0.10", "0.9", "0.2"]
 
 
@@ -119,7 +119,7 @@ def test_a_version_in_the_store_hides_the_shipped_one(tmp_path: Path, shipped: P
     assert find_model("toy", settings_for(tmp_path)).folder.is_relative_to(shipped)
     mine = put(tmp_path)
     assert find_model("toy", settings_for(tmp_path)).folder == mine
-    assert [model.folder for model in list_models(settings_for(tmp_path))] == [mine]
+    assert list_folders(settings_for(tmp_path)) == [mine]
 
 
 def test_another_version_in_the_store_serves_only_once_it_is_promoted_over_the_shipped_one(
@@ -163,9 +163,47 @@ def test_a_malformed_name_never_reaches_the_disk(tmp_path: Path, spec: str) -> N
         find_model(spec, settings_for(tmp_path))
 
 
-def test_a_changed_graph_does_not_serve(tmp_path: Path) -> None:
-    put(tmp_path, graph=b"grapH")
-    with pytest.raises(ModelError, match=r"int8\.onnx is damaged.*millrace models pull toy --force"):
+def test_a_card_that_cannot_be_read_concerns_no_other_version_and_is_listed_with_them(tmp_path: Path) -> None:
+    good, bad = put(tmp_path), put(tmp_path, "bad")
+    (bad / "model.toml").write_text("no card")
+    settings = settings_for(tmp_path)
+    assert find_model("toy", settings).folder == good
+    assert {good, bad} < set(list_folders(settings))
+    with pytest.raises(
+        ModelError, match=r"bad/1\.0/model\.toml.*models build SOURCE --name bad --version 1\.0 --force"
+    ):
+        read_folder(bad)
+
+
+def test_what_is_being_built_and_what_stands_beside_the_versions_is_no_version(tmp_path: Path, shipped: Path) -> None:
+    mine = put(tmp_path)
+    for folder in (".toy-staging-abc/built", "toy/profiles", "toy/.trash"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.toml").write_text("")
+    assert list_folders(settings_for(tmp_path)) == [mine]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("toy", "millrace models build SOURCE --name toy --version 1.0 --force"),
+        ("smollm2-135m", "millrace models pull smollm2-135m --force"),
+    ],
+)
+def test_a_changed_graph_does_not_serve_and_its_way_out_is_a_command_that_makes_it_again(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    put(tmp_path, name, graph=b"grapH")
+    with pytest.raises(ModelError, match=rf"int8\.onnx is damaged.*`{message}`"):
+        find_model(name, settings_for(tmp_path))
+
+
+def test_the_way_out_of_a_damaged_shipped_model_is_to_install_millrace_again(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.models.shelves.SHIPPED", shipped)
+    put(shipped, graph=b"grapH")
+    with pytest.raises(ModelError, match=r"is damaged.*install Millrace again"):
         find_model("toy", settings_for(tmp_path))
 
 
@@ -177,7 +215,7 @@ def test_a_changed_label_file_does_not_serve(tmp_path: Path) -> None:
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
     (put(tmp_path) / "int8.onnx").unlink()
-    with pytest.raises(ModelError, match=r"cannot read .*int8\.onnx: No such file"):
+    with pytest.raises(ModelError, match=r"cannot read .*int8\.onnx: No such file.*models build SOURCE"):
         find_model("toy", settings_for(tmp_path))
 
 
@@ -196,7 +234,7 @@ def test_a_precision_the_model_lacks_is_refused(tmp_path: Path) -> None:
         ("channels = 1", "channels = 2", r"Invalid enum value 2 - at `\$.image.channels`"),
         ('task = "image-classification"', 'task = "text-generation"', r"needs a \[text\] table"),
         ('name = "toy"', 'name = "other"', "describes other@1.0, not this folder"),
-        ('name = "toy"', 'name = "toy', "Remove that folder"),
+        ('name = "toy"', 'name = "toy', "models build SOURCE --name toy --version 1.0 --force"),
     ],
 )
 def test_a_bad_card_says_where_and_why(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -14,10 +14,9 @@ from PIL import Image
 from pipeline.factory.families import find_family
 from pipeline.factory.gates import measure as optimize_measure
 from pipeline.factory.optimize import optimize_folder
-from pipeline.factory.quantize.variants import VARIANTS
 from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
-from pipeline.models.card import ModelCard
+from pipeline.models.card import VARIANTS, ModelCard
 from pipeline.models.cardfile import check_variant
 from pipeline.models.store import ServedModel
 from tests.unit.pipeline.factory.families import test_clip, test_gpt2, test_llava

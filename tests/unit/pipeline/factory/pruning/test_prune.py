@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import numpy_helper
 
 from pipeline.errors import ModelError
@@ -14,6 +17,7 @@ from pipeline.factory.gates import measure as optimize_measure
 from pipeline.factory.pruning.prune import prune
 from pipeline.factory.pruning.structured import remove_neurons
 from pipeline.models.cardfile import read_card
+from pipeline.models.install import locked
 from pipeline.models.store import ServedModel
 from pipeline.runtime.onnx import open_session
 from pipeline.settings import RuntimeSettings
@@ -25,14 +29,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimize_measure, "memory_megabytes", lambda *_: None)
 
 
-def pruned(model: ServedModel, store: Path, kind: str, amount: float) -> ServedModel:
+def pruned(
+    model: ServedModel,
+    store: Path,
+    kind: str,
+    amount: float,
+    version: str | None = "2",
+    progress: Callable[[str], None] = lambda _: None,
+) -> ServedModel:
     return prune(
         model,
         kind="magnitude" if kind == "magnitude" else "structured",
         amount=amount,
-        version="2",
+        version=version,
         evaluation=pictures(12),
         settings=settings_for(store),
+        progress=progress,
     )
 
 
@@ -98,3 +110,29 @@ def test_amounts_and_versions_that_cannot_be_are_refused(tmp_path: Path) -> None
     pruned(model, tmp_path, "magnitude", 0.2)
     with pytest.raises(ModelError, match="mlp@2 is there already"):
         pruned(model, tmp_path, "magnitude", 0.2)
+    with pytest.raises(ModelError, match="lower case letters"):
+        pruned(model, tmp_path, "magnitude", 0.2, version="../up")
+    card = replace(model.card, variants={"int8": model.card.variants["fp32"]})
+    with pytest.raises(ModelError, match=r"no fp32 variant to prune\..*or build it again"):
+        pruned(replace(model, card=card), tmp_path, "magnitude", 0.2)
+
+
+def test_two_at_once_get_versions_of_their_own(tmp_path: Path) -> None:
+    model, waits, made = mlp_classifier(tmp_path), threading.Event(), list[ServedModel]()
+
+    def progress(step: str) -> None:
+        if "waiting for another command" in step:
+            waits.set()
+
+    def run() -> None:
+        made.append(pruned(model, tmp_path, "magnitude", 0.2, version=None, progress=progress))
+
+    second = threading.Thread(target=run, daemon=True)
+    with locked(tmp_path, model.card.name, pytest.fail):
+        second.start()
+        assert waits.wait(10)
+        first = tmp_path / model.card.name / "2"
+        first.mkdir()
+        (first / "model.toml").touch()
+    second.join(timeout=60)
+    assert [version.spec for version in made] == ["mlp@3"]

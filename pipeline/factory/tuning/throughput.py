@@ -18,7 +18,7 @@ from pipeline.settings import Settings
 from pipeline.tasks.make import batch_model
 from schemas.errors import RecordError
 
-__all__ = ["LEAST_RUNS", "Speed", "Subject", "measure_batches"]
+__all__ = ["LEAST_RUNS", "Subject", "Throughput", "measure_batches"]
 
 LEAST_RUNS = 5
 
@@ -40,7 +40,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Speed(Struct, frozen=True, kw_only=True):
+class Throughput(Struct, frozen=True, kw_only=True):
     """Records a second, or tokens decoded a second by all texts together.
 
     ``prefill_per_second`` is tokens of a prompt read a second, measured with one text alone; 0 where it was not.
@@ -51,7 +51,7 @@ class Speed(Struct, frozen=True, kw_only=True):
     prefill_per_second: float = 0.0
 
 
-def measure_batches(subject: Subject, sizes: Sequence[int]) -> list[Speed]:
+def measure_batches(subject: Subject, sizes: Sequence[int]) -> list[Throughput]:
     """The speed of a model that answers whole batches, for each of ``sizes``. Raises ModelError."""
     model = subject.model
     task = batch_model(model, subject.variant, subject.settings, subject.backend)
@@ -63,7 +63,7 @@ def measure_batches(subject: Subject, sizes: Sequence[int]) -> list[Speed]:
         took = {size: _seconds_of(partial(task.run, batch), subject.seconds) for size, batch in batches.items()}
     except (SessionError, RecordError) as error:
         raise ModelError(f"model {model.spec} {subject.variant} cannot be measured: {error}") from error
-    return [Speed(batch_size=size, per_second=size / seconds) for size, seconds in took.items()]
+    return [Throughput(batch_size=size, per_second=size / seconds) for size, seconds in took.items()]
 
 
 def _seconds_of(run: Callable[[], object], seconds: float) -> float:
