@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from onnx import numpy_helper
 
 from pipeline.errors import ModelError
+from pipeline.factory.exports.export import import_framework
 from pipeline.factory.gates.measure import Bench, costs, figures_of
 from pipeline.factory.progress import Progress
 from pipeline.factory.pruning.structured import remove_neurons
@@ -71,8 +72,8 @@ def prune(
         against the version it was made from, and the speed before and after.
 
     Raises:
-        ModelError: there is no FP32, ``amount`` is out of its bounds, the version is there already, or nothing in the
-            graph can be removed. The store is then as it was.
+        ModelError: there is no FP32, ``amount`` is out of its bounds, the version is there already, nothing in the
+            graph can be removed, or torch, which ``magnitude`` needs, is not installed. The store is then as it was.
     """
     card, store = model.card, settings.models.store_path
     if not 0 < amount < 1:
@@ -96,10 +97,12 @@ def prune(
 
 
 def zero_smallest(model: onnx.ModelProto, amount: float) -> onnx.ModelProto:
-    """A copy in which the ``amount`` of the layers' weights that are nearest to zero are zero."""
-    import torch  # a worker never needs it
-    from torch.nn.utils import prune as torch_prune
+    """A copy in which the ``amount`` of the layers' weights that are nearest to zero are zero.
 
+    Raises:
+        ModelError: torch is not installed.
+    """
+    torch, torch_prune = import_framework("torch"), import_framework("torch.nn.utils.prune")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     names = sorted({layer.weight for layer in find_layers(copy)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,15 @@ def test_amounts_and_versions_that_cannot_be_are_refused(tmp_path: Path) -> None
     card = replace(model.card, variants={"int8": model.card.variants["fp32"]})
     with pytest.raises(ModelError, match=r"no fp32 variant to prune\..*or build it again"):
         pruned(replace(model, card=card), tmp_path, "magnitude", 0.2)
+
+
+def test_pruning_by_magnitude_without_torch_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModelError, match=r"needs torch .*pip install 'millrace\[models\]'"):
+        pruned(mlp_classifier(tmp_path), tmp_path, "magnitude", 0.2)
+    assert {path.name for path in (tmp_path / "mlp").iterdir()} == {"1"}
 
 
 def test_two_at_once_get_versions_of_their_own(tmp_path: Path) -> None:
