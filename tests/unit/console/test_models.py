@@ -14,7 +14,7 @@ from console.main import cli
 from console.models import models
 from pipeline.models.card import ImageSpec, ModelCard, Rejected, Variant
 from pipeline.models.cardfile import write_card
-from pipeline.models.store import find_model
+from pipeline.models.store import find_model, read_model
 from pipeline.settings import load_settings
 
 
@@ -86,6 +86,33 @@ def test_list_marks_the_promoted_version_and_gives_a_telling_figure_of_each_vari
     assert "*" not in "".join(line for line in run("list")[1].splitlines() if line.startswith("toy"))
 
 
+def test_list_breaks_no_name_in_a_terminal_of_80_columns(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shutil.move(store.parent, store.parent.parent / "efficientnet-lite0")
+    card = store.parent.parent / "efficientnet-lite0" / "1.0" / "model.toml"
+    card.write_text(card.read_text().replace('"toy"', '"efficientnet-lite0"').replace("0.98", "0.987654321"))
+    listed = run("list")[1]
+    (row,) = [line.split() for line in listed.splitlines() if line.startswith("efficientnet-lite0 ")]
+    assert row[:5] == ["efficientnet-lite0", "1.0", "*", "image-classification", "int8"]
+    assert {"digits-tiny", "object-detection", "int8-weights", "(top1_agreement", "0.9877)"} <= set(listed.split())
+
+
+def test_a_card_that_cannot_be_read_costs_list_a_warning_and_verify_says_which_one_it_is(store: Path) -> None:
+    bad = store.parent.parent / "bad" / "1"
+    bad.mkdir(parents=True)
+    (bad / "model.toml").write_text("no card")
+    status, listed, warned = run("list")
+    assert (status, "toy" in listed, "bad" in listed) == (0, True, False)
+    assert warned.count("\n") == 1
+    assert f"model card {bad / 'model.toml'}: " in warned
+    assert {"toy", "digits-tiny"} < {model["name"] for model in run_json("list")["models"]}
+    assert run("verify", "digits-tiny", "toy")[0] == 0
+    for names in ([], ["bad"], ["bad@1"]):
+        status, said, _ = run("verify", *names)
+        assert (status, f"bad@1: model card {bad / 'model.toml'}: " in said) == (1, True)
+    assert "toy@1.0: sound" in run("verify")[1]
+
+
 def test_show_gives_the_card_and_what_was_measured_of_every_variant(store: Path) -> None:
     shown = run_json("show", "toy")
     assert shown["variants"]["int8"]["measured"] == {"top1_agreement": 0.98, "kl": 0.1}
@@ -131,6 +158,20 @@ def test_pull_without_names_pulls_what_is_served(store: Path, monkeypatch: pytes
     monkeypatch.setattr("pipeline.factory.recipes.pull.pull", lambda name, *_, **__: find_model("toy", load_settings()))
     assert [model["name"] for model in run_json("pull")["models"]] == ["toy"]
     assert "to pull: efficientnet-lite0" in run("pull")[1]
+
+
+def test_pull_says_that_a_version_beside_the_promoted_one_waits(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.parent / "latest").write_text("1.0\n")
+    newer = shutil.copytree(store, store.parent / "2.0")
+    (newer / "model.toml").write_text((newer / "model.toml").read_text().replace('"1.0"', '"2.0"'))
+
+    def pulled(version: str) -> str:
+        model = read_model(f"toy@{version}", load_settings())
+        monkeypatch.setattr("pipeline.factory.recipes.pull.pull", lambda *_, **__: model)
+        return run("pull", "smollm2-135m")[1]
+
+    assert "millrace models promote toy 2.0" in pulled("2.0")
+    assert "promote" not in pulled("1.0")
 
 
 def test_families_names_what_can_be_built() -> None:

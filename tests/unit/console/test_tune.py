@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from console.main import cli
+from pipeline.errors import ModelError
+from pipeline.factory.samples import Sample
 from pipeline.models.store import find_model
 from pipeline.settings import load_settings
 
@@ -33,6 +36,33 @@ def test_tune_measures_a_shipped_model_and_what_it_chooses_is_what_is_served(
     chosen = find_model("digits-tiny", settings).choice(settings)
     assert told["choice"] == {key: getattr(chosen, key) for key in ("variant", "threads", "max_batch_size")}
     assert {point["variant"] for point in told["profile"]["points"]} >= {"int8"}
+
+
+def test_tune_takes_samples_of_several_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_MODELS__STORE", str(tmp_path / "store"))
+    measured: list[Sample] = []
+
+    def tune(*_: Any, samples: list[Sample], **__: Any) -> Any:
+        measured.extend(samples)
+        raise ModelError("seen")
+
+    monkeypatch.setattr("pipeline.factory.tuning.tune.tune", tune)
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / place / f"{place}.png")
+    (tmp_path / "lines.jsonl").write_text('{"image": "one/one.png"}\n')
+    places = [option for name in ("one", "two", "lines.jsonl") for option in ("--samples", str(tmp_path / name))]
+    run("digits-tiny", *places)
+    assert len(measured) == 3
+    asked: list[str] = []
+
+    def from_kafka(text: str, *_: Any) -> list[Sample]:
+        asked.append(text)
+        return []
+
+    monkeypatch.setattr("console.models.samples._from_kafka", from_kafka)
+    run("digits-tiny", "--samples", "kafka:inference.images/0:1-9")
+    assert asked == ["kafka:inference.images/0:1-9"]
 
 
 def test_tune_of_a_model_that_is_not_here_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
