@@ -12,11 +12,16 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from pipeline.errors import ModelError
 from pipeline.factory.progress import Progress
 from pipeline.models.card import ModelCard
 from schemas.messages import Task
 
-__all__ = ["Family", "Hints", "Source", "Workbench"]
+__all__ = ["IMAGE_HINTS", "Family", "Hint", "Hints", "Source", "Workbench", "check_hints"]
+
+Hint = Literal["labels", "tokenizer", "size", "mean", "std"]
+"""The name of a field of :class:`Hints`."""
+IMAGE_HINTS: tuple[Hint, ...] = ("size", "mean", "std")
 
 
 class Hints(Struct, frozen=True, kw_only=True):
@@ -63,6 +68,13 @@ class Source(Struct, frozen=True, kw_only=True):
     license: str = "unknown"
     hints: Hints = Hints()
 
+    @property
+    def folder(self) -> Path:
+        """The folder that it is. Raises ModelError when it is none."""
+        if self.path is None or not self.path.is_dir():
+            raise ModelError(f"{self.origin}: {self.architecture} is built from a folder as save_pretrained leaves it.")
+        return self.path
+
 
 class Workbench(Struct, frozen=True, kw_only=True):
     """Where a family works.
@@ -91,6 +103,7 @@ class Family(Struct, frozen=True, kw_only=True):
         tasks: what its models can be built for.
         architectures: what ``config.json`` calls its models, such as ``BertModel``, for people to read; empty where a
             family takes more than can be listed.
+        hints: those that it has a use for; the others are refused.
         accepts: whether a source is of this family.
         build: writes the FP32 graphs and the files beside them into the workbench's folder, and returns the card with
             the variant ``fp32`` alone; raises ModelError.
@@ -99,5 +112,26 @@ class Family(Struct, frozen=True, kw_only=True):
     name: str
     tasks: tuple[Task, ...]
     architectures: tuple[str, ...] = ()
+    hints: tuple[Hint, ...] = ()
     accepts: Callable[[Source], bool]
     build: Callable[[Source, Workbench], ModelCard]
+
+
+def check_hints(source: Source, taken: tuple[Hint, ...], who: str) -> None:
+    """What the user says must be of use: nothing of it is dropped in silence.
+
+    Args:
+        source: with the user's hints.
+        taken: the hints that ``who`` has a use for.
+        who: what is built, for the message.
+
+    Raises:
+        ModelError: a hint is given that is not among these.
+    """
+    given = [name for name in Hints.__struct_fields__ if getattr(source.hints, name) is not None]
+    if refused := [f"--{name}" for name in given if name not in taken]:
+        known = ", ".join(f"--{name}" for name in taken) or "none"
+        raise ModelError(
+            f"{source.origin}: {who} has no use for {' and '.join(refused)} (of such options it takes: {known}). "
+            f"Leave {'it' if len(refused) == 1 else 'them'} out."
+        )

@@ -111,7 +111,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def build_tiny(name: str, root: Path, settings: Settings) -> ServedModel:
     made = TINY_SOURCES[name](root / name)
     text, checkpoint = (f"torchvision:{made.stem}", made) if made.is_file() else (str(made), None)
-    source = resolve_source(text, checkpoint=checkpoint, hints=Hints(size=(SIDE, SIDE)))
+    hints = Hints() if checkpoint is None else Hints(size=(SIDE, SIDE))  # others say it themselves
+    source = resolve_source(text, checkpoint=checkpoint, hints=hints)
     return build(source, settings, name=name)
 
 

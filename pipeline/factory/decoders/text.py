@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from pipeline.errors import ModelError
 from pipeline.factory.decoders.spec import DecoderSpec
 from pipeline.factory.family import Source, Workbench
+from pipeline.factory.sources.json_file import read_json_object
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
 from pipeline.models.card import ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.tasks.prompts import load_chat_template
 
-__all__ = ["folder_of", "read_text_spec", "text_card", "text_files"]
+__all__ = ["read_text_spec", "text_card", "text_files"]
 
-TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
+TEMPLATE = "chat_template.jinja"
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-
-def folder_of(source: Source) -> Path:
-    """Where the source's files are. Raises ModelError when it has none."""
-    if source.path is None:
-        raise ModelError(f"{source.origin}: a decoder is built from a folder with config.json and *.safetensors.")
-    return source.path
 
 
 def text_card(source: Source, bench: Workbench, spec: DecoderSpec, variant: Variant) -> ModelCard:
@@ -55,10 +47,11 @@ def read_text_spec(source: Source, bench: Workbench, spec: DecoderSpec) -> TextS
     Raises:
         ModelError: there is no ``tokenizer.json``, it is not this model's, or the chat template has an error.
     """
-    folder = folder_of(source)
-    tokenizer = _copy_tokenizer(source, folder, bench.folder, spec.vocabulary)
-    settings = _json(folder / "tokenizer_config.json")
-    special = _special(_json(folder / "special_tokens_map.json") | settings)
+    folder = source.folder
+    tokenizer = copy_tokenizer(source, bench, folder)
+    check_token_ids(tokenizer, spec.vocabulary, source.origin)
+    settings = read_json_object(folder / "tokenizer_config.json", missing={})
+    special = _special(read_json_object(folder / "special_tokens_map.json", missing={}) | settings)
     template = _template(folder, settings)
     if template is not None:
         (bench.folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -77,29 +70,11 @@ def read_text_spec(source: Source, bench: Workbench, spec: DecoderSpec) -> TextS
     )
 
 
-def _copy_tokenizer(source: Source, folder: Path, target: Path, vocabulary: int) -> Tokenizer:
-    path = source.hints.tokenizer or folder / TOKENIZER
-    if not path.is_file():
-        raise ModelError(
-            f"{source.origin}: there is no {path.name}. Where the model has a tokenizer of another form, write one "
-            "with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
-        )
-    shutil.copyfile(path, target / TOKENIZER)
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{source.origin}: {path} cannot be read: {error}") from error
-    if (size := tokenizer.get_vocab_size(with_added_tokens=False)) > vocabulary:
-        raise ModelError(
-            f"{source.origin}: {path.name} has {size:,} tokens, and the model {vocabulary:,}: not its own."
-        )
-    return tokenizer
-
-
 def _ends(config: dict[str, Any], folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> tuple[int, ...]:
     """What ends an answer: all that either configuration says, or else the tokenizer's own end."""
     found = set[int]()
-    for settings in (config, config.get("text_config") or {}, _json(folder / "generation_config.json")):
+    generation = read_json_object(folder / "generation_config.json", missing={})
+    for settings in (config, config.get("text_config") or {}, generation):
         ends = settings.get("eos_token_id")
         found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
     if not found and (end := tokenizer.token_to_id(special.get("eos_token", ""))) is not None:
@@ -124,20 +99,8 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     """From where transformers looks, in its order; of several by name, the one called ``default``."""
     if (file := folder / TEMPLATE).is_file():
         return file.read_text(encoding="utf-8")
-    found = _json(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
+    beside = read_json_object(folder / "chat_template.json", missing={})
+    found = beside.get("chat_template") or settings.get("chat_template")
     if isinstance(found, list):
         found = {one.get("name"): one.get("template") for one in found}.get("default")
     return found if isinstance(found, str) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty when there is no such file. Raises ModelError for one that is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}. Fetch the model again.") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: it holds a {type(found).__name__}, not an object. Fetch the model again.")
-    return found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.text import Pooling
+from pipeline.factory.sources.json_file import read_json_object, read_json_objects
 
 __all__ = ["SentenceSpec", "read_sentence_spec"]
 
@@ -40,7 +39,7 @@ def read_sentence_spec(folder: Path) -> SentenceSpec:
         ModelError: a file is damaged, or there is a module or a pooling that is not built.
     """
     pooling: Pooling = "mean"
-    for module in _read(folder / MODULES) or []:
+    for module in read_json_objects(folder / MODULES):
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Pooling":
             pooling = _pooling(folder / str(module.get("path", "")) / "config.json")
@@ -49,26 +48,16 @@ def read_sentence_spec(folder: Path) -> SentenceSpec:
                 f"{folder / MODULES}: the module {kind} is not built, only Transformer, Pooling and Normalize are. "
                 "Export the model to ONNX with the output `embedding`, and build from that file."
             )
-    length = (_read(folder / LENGTH) or {}).get("max_seq_length")
+    length = read_json_object(folder / LENGTH, missing={}).get("max_seq_length")
     return SentenceSpec(pooling=pooling, max_length=length if isinstance(length, int) else None)
 
 
 def _pooling(path: Path) -> Pooling:
-    config = _read(path)
-    if not isinstance(config, dict):
+    if not path.is_file():
         raise ModelError(f"{path}: it is missing, and it says how tokens become one vector. Fetch the model again.")
+    config = read_json_object(path)
     wanted = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
     wanted += [value for value in [config.get("pooling_mode")] if isinstance(value, str)]
     if len(wanted) != 1 or wanted[0] not in POOLINGS:
         raise ModelError(f"{path}: pooling by {' and '.join(wanted) or 'nothing'} is not built, only the mean or CLS.")
     return POOLINGS[wanted[0]]
-
-
-def _read(path: Path) -> Any:
-    """The content of a file; ``None`` when there is no such file."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}. Fetch the model again.") from error

@@ -14,10 +14,10 @@ from pipeline.factory.encoders.layers import Weights
 from pipeline.factory.encoders.sentence import SentenceSpec, read_sentence_spec
 from pipeline.factory.encoders.spec import TransformerSpec
 from pipeline.factory.encoders.text import TextGraph, build_text_classifier, build_text_embedder
-from pipeline.factory.encoders.tokenizer import TOKENIZER, copy_tokenizer, source_folder
-from pipeline.factory.family import Source, Workbench
-from pipeline.factory.images.card import LABELS, labels_of
+from pipeline.factory.family import Source, Workbench, check_hints
+from pipeline.factory.sources.labels import LABELS, labels_of, write_labels
 from pipeline.factory.sources.safetensors_file import Tensors
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from schemas.messages import Task
@@ -64,7 +64,7 @@ def is_classifier(source: Source) -> bool:
 def build_text_model(source: Source, bench: Workbench, model: TextModel) -> ModelCard:
     """Write ``fp32.onnx`` and what goes with it into the workbench. Returns the card; raises ModelError."""
     words = model.weights["words"].shape[0]
-    copy_tokenizer(source, bench, words)
+    check_token_ids(copy_tokenizer(source, bench, source.folder), words, source.origin)
     bench.progress("writing the FP32 graph")
     encoder = _classifier(source, bench, model) if is_classifier(source) else _embedder(source, model)
     names = [TOKENIZER] if encoder.labels is None else [TOKENIZER, encoder.labels]
@@ -90,8 +90,7 @@ def main_variant(files: Mapping[str, GraphFile], method: str = METHOD) -> Varian
 
 def _classifier(source: Source, bench: Workbench, model: TextModel) -> EncoderSpec:
     labels = labels_of(source, model.weights["classifier"].shape[0], source.config.get("id2label") or {})
-    lines = (f"{' '.join(label.split())}\n" for label in labels)
-    (bench.folder / LABELS).write_text("".join(lines), encoding="utf-8")
+    write_labels(labels, bench.folder)
     several = source.config.get("problem_type") == "multi_label_classification"
     return EncoderSpec(
         tokenizer=TOKENIZER,
@@ -104,6 +103,7 @@ def _classifier(source: Source, bench: Workbench, model: TextModel) -> EncoderSp
 
 
 def _embedder(source: Source, model: TextModel) -> EncoderSpec:
+    check_hints(source, ("tokenizer",), f"{source.architecture}, which embeds,")
     said = _sentence(source).max_length
     return EncoderSpec(
         tokenizer=TOKENIZER,
@@ -127,4 +127,4 @@ def _write(bench: Workbench, model: TextModel, encoder: EncoderSpec, source: Sou
 
 
 def _sentence(source: Source) -> SentenceSpec:
-    return read_sentence_spec(source_folder(source))
+    return read_sentence_spec(source.folder)

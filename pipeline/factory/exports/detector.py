@@ -6,8 +6,9 @@ from typing import Any
 
 from pipeline.factory.exports.export import export_graph, import_framework
 from pipeline.factory.family import Source, Workbench
-from pipeline.factory.images.card import FP32, image_card, labels_of
+from pipeline.factory.images.card import FP32, image_card
 from pipeline.factory.images.spec import PixelInput
+from pipeline.factory.sources.labels import labels_of
 from pipeline.models.card import DetectionSpec, ModelCard
 
 __all__ = ["build_detector"]
@@ -22,9 +23,9 @@ def build_detector(source: Source, bench: Workbench, model: Any, pixels: PixelIn
     config, image = model.config, pixels.image
     labels = labels_of(source, config.num_labels, config.id2label)
     bench.progress("exporting the FP32 graph")
-    export_graph(_with_corners(model), bench.folder / FP32, pixels=pixels, outputs=["scores", "boxes"])
+    variant = export_graph(_with_corners(model), bench.folder / FP32, pixels=pixels, outputs=["scores", "boxes"])
     description = f"{source.architecture} that reads {image.width} x {image.height} pixels."
-    return image_card(source, bench, pixels, labels, description=description, detection=DetectionSpec())
+    return image_card(source, bench, variant, pixels, labels, description=description, detection=DetectionSpec())
 
 
 def _with_corners(model: Any) -> Any:

@@ -23,6 +23,8 @@ from pipeline.errors import ModelError
 from pipeline.factory.exports.cleanup import clean_up
 from pipeline.factory.images.pixel_graph import with_pixels
 from pipeline.factory.images.spec import PixelInput
+from pipeline.models.card import Variant
+from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.onnx import open_session
 from pipeline.settings import RuntimeSettings
 
@@ -45,8 +47,8 @@ def import_framework(name: str) -> Any:
         ) from error
 
 
-def export_graph(module: Any, target: Path, *, pixels: PixelInput, outputs: Sequence[str]) -> None:
-    """Write ``module`` as an ONNX graph that reads ``pixels`` and equals it.
+def export_graph(module: Any, target: Path, *, pixels: PixelInput, outputs: Sequence[str]) -> Variant:
+    """Write ``module`` as an ONNX graph that reads ``pixels`` and equals it. Returns its entry in a card.
 
     Args:
         module: a ``torch.nn.Module`` that reads float32 [N, channels, height, width] and returns a tensor, or a tuple
@@ -70,6 +72,7 @@ def export_graph(module: Any, target: Path, *, pixels: PixelInput, outputs: Sequ
     except Exception as error:  # the exporter raises nearly anything
         raise ModelError(f"{target.name}: torch cannot export this model to ONNX: {_first_line(error)}") from error
     _check_equal(torch, whole, target, pixels, outputs)
+    return Variant(file=target.name, sha256=sha256_of(target), method="exported from torch")
 
 
 def _export(torch: Any, whole: Any, pixels: PixelInput, outputs: Sequence[str]) -> onnx.ModelProto:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.factory.exports.export import import_framework
 from pipeline.factory.family import Source
 
-__all__ = ["folder_of", "load_pretrained"]
-
-
-def folder_of(source: Source) -> Path:
-    """The folder that a Hugging Face source is. Raises ModelError when it is none."""
-    if source.path is None or not source.path.is_dir():
-        raise ModelError(f"{source.origin}: {source.architecture} is built from a folder as save_pretrained leaves it.")
-    return source.path
+__all__ = ["load_pretrained"]
 
 
 def load_pretrained(
@@ -34,7 +26,7 @@ def load_pretrained(
     Raises:
         ModelError: torch or transformers is missing, the files are not this architecture's, or a weight is missing.
     """
-    folder = folder_of(source)
+    folder = source.folder
     import_framework("torch")
     transformers = import_framework("transformers")
     kind = getattr(transformers, source.architecture)

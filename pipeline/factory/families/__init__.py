@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator
 
 from pipeline.errors import ModelError
-from pipeline.factory.family import Family, Source
+from pipeline.factory.family import Family, Source, check_hints
 
 __all__ = ["find_family", "list_families"]
 
@@ -19,7 +19,8 @@ def find_family(source: Source) -> Family:
     """The family of ``source``.
 
     Raises:
-        ModelError: no family takes it, or the one that does cannot be built for the task that is wanted.
+        ModelError: no family takes it, or the one that does cannot be built for the task that is wanted or has no use
+            for what the user says of the model.
     """
     family = next((family for family in list_families() if family.accepts(source)), None)
     if family is None:
@@ -29,6 +30,7 @@ def find_family(source: Source) -> Family:
             f"{source.origin}: {_named(source)} is of the family {family.name}, which does "
             f"{', '.join(family.tasks)}, not {source.task}. Leave --task out, or give another model."
         )
+    check_hints(source, family.hints, f"the family {family.name}")
     return family
 
 
@@ -49,5 +51,5 @@ def _unknown(source: Source) -> str:
     return (
         f"{source.origin}: no family of Millrace builds {_named(source)}. These architectures are known: "
         f"{', '.join(known)}; and torchvision's classifiers and ONNX files. `millrace models families` lists them. "
-        "A model of another kind is served once it is exported to ONNX as docs/models.md describes."
+        "A model of another kind is served once it is exported to ONNX: docs/building.md, From an ONNX file."
     )

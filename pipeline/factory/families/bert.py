@@ -7,7 +7,6 @@ import msgspec
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoders.tokenizer import source_folder
 from pipeline.factory.encoders.weights import BERT_LAYER, EncoderWeights
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import read_safetensors
@@ -60,7 +59,7 @@ def add_bert_body(weights: EncoderWeights, config: BertConfig, spec: Transformer
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    tensors = read_safetensors(source_folder(source))
+    tensors = read_safetensors(source.folder)
     config = read_config(source.config, BertConfig, source.origin)
     spec = bert_transformer(config, source.origin)
     body = "bert." if any(name.startswith("bert.") for name in tensors) else ""
@@ -83,6 +82,7 @@ FAMILY = Family(
     name="bert",
     tasks=("text-classification", "embeddings"),
     architectures=ARCHITECTURES,
+    hints=("labels", "tokenizer"),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -15,12 +15,12 @@ from pipeline.factory.encoders.image import ImageGraph, build_image_tower
 from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
 from pipeline.factory.encoders.text import CLIP_UNKNOWN_END, TextGraph, build_text_tower
 from pipeline.factory.encoders.text_card import main_variant
-from pipeline.factory.encoders.tokenizer import TOKENIZER, copy_tokenizer, source_folder
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
-from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import FP32, with_hints
 from pipeline.factory.images.spec import PixelInput, read_pixel_input
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, ZeroShotSpec
 from pipeline.models.cardfile import sha256_of
 
@@ -67,10 +67,11 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    tensors = read_safetensors(source_folder(source))
+    tensors = read_safetensors(source.folder)
     config = read_config(source.config, _Config, source.origin)
-    copy_tokenizer(source, bench, config.text_config.vocab_size)
-    _check_end(bench, config.text_config, source.origin)
+    tokenizer = copy_tokenizer(source, bench, source.folder)
+    check_token_ids(tokenizer, config.text_config.vocab_size, source.origin)
+    _check_end(tokenizer, config.text_config, source.origin)
     pixels = _pixels(source, config.vision_config)
     bench.progress("writing the FP32 graphs")
     files = _write_image(source, bench, tensors, config.vision_config, pixels)
@@ -96,8 +97,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
 
 
 def _pixels(source: Source, config: _Vision) -> PixelInput:
-    folder = source_folder(source)
-    read = read_pixel_input(folder, channels=config.num_channels, default_size=config.image_size)
+    read = read_pixel_input(source.folder, channels=config.num_channels, default_size=config.image_size)
     return with_hints(read, source.hints)
 
 
@@ -151,9 +151,9 @@ def _transformer(source: Source, config: _Tower) -> TransformerSpec:
     )
 
 
-def _check_end(bench: Workbench, config: _Text, where: str) -> None:
+def _check_end(tokenizer: Tokenizer, config: _Text, where: str) -> None:
     """A text is what its end token has become: one without that token would be embedded as its first word."""
-    ids: list[Any] = Tokenizer.from_file(str(bench.folder / TOKENIZER)).encode("a").ids
+    ids: list[Any] = tokenizer.encode("a").ids
     if config.eos_token_id != CLIP_UNKNOWN_END and config.eos_token_id not in ids:
         raise ModelError(
             f"{where}: its tokenizer does not end a text with the token {config.eos_token_id}, eos_token_id of its "
@@ -165,6 +165,7 @@ FAMILY = Family(
     name="clip",
     tasks=("zero-shot-image-classification",),
     architectures=ARCHITECTURES,
+    hints=("tokenizer", *IMAGE_HINTS),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -14,9 +14,9 @@ from typing import Any
 from pipeline.errors import ModelError
 from pipeline.factory.exports.detector import build_detector
 from pipeline.factory.exports.export import import_framework
-from pipeline.factory.exports.pretrained import folder_of, load_pretrained
+from pipeline.factory.exports.pretrained import load_pretrained
 from pipeline.factory.exports.timm_resnet import backbone_of_timm, rename_timm_weights
-from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import pixel_input_of
 from pipeline.factory.images.spec import PixelInput
 from pipeline.factory.sources.safetensors_file import read_safetensors
@@ -38,14 +38,14 @@ def load_detr(source: Source) -> Any:
         return load_pretrained(source)
     torch = import_framework("torch")
     config = {key: value for key, value in source.config.items() if key not in TIMM}
-    tensors = read_safetensors(folder_of(source))
+    tensors = read_safetensors(source.folder)
     weights = {name: torch.from_numpy(tensors[name].copy()) for name in tensors}
     own = config | {"backbone_config": backbone, "use_timm_backbone": False}
     return load_pretrained(source, own, rename_timm_weights(weights))
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    pixels = pixel_input_of(source, folder_of(source))
+    pixels = pixel_input_of(source)
     model = load_detr(source)
     _without_padding(model.model, pixels)
     return build_detector(source, bench, model, pixels)
@@ -88,6 +88,7 @@ FAMILY = Family(
     name="detr",
     tasks=("object-detection",),
     architectures=ARCHITECTURES,
+    hints=("labels", *IMAGE_HINTS),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

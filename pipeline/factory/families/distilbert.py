@@ -6,7 +6,6 @@ import msgspec
 
 from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoders.tokenizer import source_folder
 from pipeline.factory.encoders.weights import DISTILBERT_LAYER, EncoderWeights
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import read_safetensors
@@ -32,7 +31,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    tensors = read_safetensors(source_folder(source))
+    tensors = read_safetensors(source.folder)
     config = read_config(source.config, _Config, source.origin)
     spec = TransformerSpec(
         layers=config.n_layers,
@@ -67,6 +66,7 @@ FAMILY = Family(
     name="distilbert",
     tasks=("text-classification", "embeddings"),
     architectures=ARCHITECTURES,
+    hints=("labels", "tokenizer"),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -7,7 +7,7 @@ import msgspec
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.file import write_fp32
 from pipeline.factory.decoders.spec import DecoderSpec
-from pipeline.factory.decoders.text import folder_of, text_card
+from pipeline.factory.decoders.text import text_card
 from pipeline.factory.decoders.weights import gpt2_weights
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
@@ -37,7 +37,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    tensors = read_safetensors(folder_of(source))
+    tensors = read_safetensors(source.folder)
     spec = _spec(source, tensors)
     # The first checkpoints were saved without their head, and their names have no "transformer." before them.
     body = "transformer." if "transformer.wte.weight" in tensors else ""
@@ -83,6 +83,7 @@ FAMILY = Family(
     name="gpt2",
     tasks=("text-generation",),
     architectures=ARCHITECTURES,
+    hints=("tokenizer",),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

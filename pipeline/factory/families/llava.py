@@ -15,12 +15,14 @@ from pipeline.factory.decoders.llava_parts import (
     vision_graph,
     vision_weights,
 )
-from pipeline.factory.decoders.text import folder_of, read_text_spec, text_files
+from pipeline.factory.decoders.text import read_text_spec, text_files
 from pipeline.factory.decoders.vision import build_vision
 from pipeline.factory.encoders.file import write_graph
-from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
+from pipeline.factory.images.card import with_hints
 from pipeline.factory.images.spec import read_pixel_input
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
+from pipeline.factory.sources.tokenizer import TOKENIZER
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant, VisionSpec
 
 __all__ = ["FAMILY"]
@@ -30,7 +32,7 @@ ARCHITECTURES = ("LlavaForConditionalGeneration",)
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
     config = read_llava(source.config, source.origin)
-    tensors = read_safetensors(folder_of(source))
+    tensors = read_safetensors(source.folder)
     bench.progress("writing the FP32 graph of the decoder")
     spec = decoder_spec(config, tensors, source.origin)
     decoder = write_fp32(spec, decoder_weights(tensors, spec, source.origin), bench.folder)
@@ -50,9 +52,9 @@ def _write_vision(
     config: LlavaConfig, tensors: Tensors, source: Source, bench: Workbench, decoder: Variant
 ) -> tuple[Variant, ImageSpec, int]:
     """The variant with its vision graph, the images that this reads, and the rows that it makes of one."""
-    pixels = read_pixel_input(
-        folder_of(source), channels=config.vision_config.num_channels, default_size=config.vision_config.image_size
-    )
+    tower = config.vision_config
+    read = read_pixel_input(source.folder, channels=tower.num_channels, default_size=tower.image_size)
+    pixels = with_hints(read, source.hints)
     graph = vision_graph(config, pixels, source.origin)
     weights = vision_weights(tensors, config, graph, source.origin)
     parts = write_graph(lambda: build_vision(graph, weights), bench.folder / "fp32.vision.onnx", None, "vision")
@@ -60,7 +62,7 @@ def _write_vision(
 
 
 def _image_token(config: LlavaConfig, source: Source, bench: Workbench) -> str:
-    token = Tokenizer.from_file(str(bench.folder / "tokenizer.json")).id_to_token(config.image_token_id)
+    token = Tokenizer.from_file(str(bench.folder / TOKENIZER)).id_to_token(config.image_token_id)
     if token is None:
         raise ModelError(
             f"{source.origin}: the tokenizer has no token {config.image_token_id}, which config.json says stands for "
@@ -91,6 +93,7 @@ FAMILY = Family(
     name="llava",
     tasks=("image-to-text",),
     architectures=ARCHITECTURES,
+    hints=("tokenizer", *IMAGE_HINTS),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

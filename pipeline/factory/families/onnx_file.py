@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,15 @@ import onnx
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.family import IMAGE_HINTS, Family, Hint, Source, Workbench, check_hints
 from pipeline.factory.foreign.check import read_graph
 from pipeline.factory.foreign.image import adapt_classifier, is_image_input
-from pipeline.factory.foreign.text import IDS, MASK, NAMES, adapt_encoder
+from pipeline.factory.foreign.text import IDS, MASK, NAMES, adapt_encoder, token_rows
 from pipeline.factory.foreign.trial import check_rows
-from pipeline.factory.images.card import FP32, LABELS, labels_of
+from pipeline.factory.images.card import FP32
+from pipeline.factory.sources.json_file import read_json_object
+from pipeline.factory.sources.labels import LABELS, labels_of, write_labels
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.huggingface import open_tokenizer
@@ -25,14 +26,19 @@ from schemas.messages import Task
 
 __all__ = ["FAMILY"]
 
-TOKENIZER = "tokenizer.json"
 MAX_LENGTH, TRIAL_LENGTH = 512, 16
+HINTS: dict[Task, tuple[Hint, ...]] = {
+    "image-classification": ("labels", *IMAGE_HINTS),
+    "text-classification": ("labels", "tokenizer"),
+    "embeddings": ("tokenizer",),
+}
 TEXTS = ("The first of three texts.", "Another one", "And a third, which says the most of all of them.")
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
     model = read_graph(_path(source))
     task = source.task or _guess(model, source.origin)
+    check_hints(source, HINTS[task], f"an ONNX file for {task}")
     image = _build_image(model, source, bench) if task == "image-classification" else None
     encoder = _build_text(model, source, bench, task) if image is None else None
     beside = [name for name in (LABELS, TOKENIZER) if (bench.folder / name).exists()]
@@ -77,10 +83,13 @@ def _build_image(model: onnx.ModelProto, source: Source, bench: Workbench) -> Im
 
 
 def _build_text(model: onnx.ModelProto, source: Source, bench: Workbench, task: Task) -> EncoderSpec:
-    spec = _encoder_spec(source, bench)
+    tokenizer = copy_tokenizer(source, bench, _path(source).parent)
+    if (rows := token_rows(model)) is not None:
+        check_token_ids(tokenizer, rows, source.origin)
     adapt_encoder(model, source.origin, task)
     onnx.save(model, bench.folder / FP32)
     size = check_rows(bench.folder / FP32, _token_feeds(bench.folder / TOKENIZER), NAMES[task][0], source.origin)
+    spec = _encoder_spec(source)
     if task == "embeddings":
         return replace(spec, dimensions=size)
     _write_labels(source, bench, size)
@@ -96,20 +105,12 @@ def _token_feeds(tokenizer: Path) -> dict[str, Any]:
     return {IDS: ids, MASK: mask}
 
 
-def _encoder_spec(source: Source, bench: Workbench) -> EncoderSpec:
-    """Copy the tokenizer to the workbench; how long its texts may be, as the files beside the graph say."""
-    folder = _path(source).parent
-    tokenizer = source.hints.tokenizer or folder / TOKENIZER
-    if not tokenizer.is_file():
-        raise ModelError(f"{source.origin}: there is no {tokenizer}. Give the model's tokenizer.json with --tokenizer.")
-    open_tokenizer(tokenizer)
-    shutil.copyfile(tokenizer, bench.folder / TOKENIZER)
-    asked = [
-        _json(folder / "tokenizer_config.json").get("model_max_length"),
-        _json(folder / "config.json").get("max_position_embeddings"),
-    ]
+def _encoder_spec(source: Source) -> EncoderSpec:
+    """How long its texts may be and what pads them, as the files beside the graph say."""
+    config = _beside(source, "config.json")
+    asked = [_beside(source, "tokenizer_config.json").get("model_max_length"), config.get("max_position_embeddings")]
     lengths = [length for length in asked if isinstance(length, int) and length > 0]
-    padding = _json(folder / "config.json").get("pad_token_id")
+    padding = config.get("pad_token_id")
     return EncoderSpec(
         tokenizer=TOKENIZER,
         max_length=min([*lengths, MAX_LENGTH]),
@@ -119,9 +120,12 @@ def _encoder_spec(source: Source, bench: Workbench) -> EncoderSpec:
 
 def _write_labels(source: Source, bench: Workbench, classes: int) -> None:
     """The classes' names, as the user or the ``config.json`` beside the graph says. Raises ModelError."""
-    named = _json(_path(source).parent / "config.json").get("id2label")
-    labels = labels_of(source, classes, named if isinstance(named, dict) else {})
-    (bench.folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    named = _beside(source, "config.json").get("id2label")
+    write_labels(labels_of(source, classes, named if isinstance(named, dict) else {}), bench.folder)
+
+
+def _beside(source: Source, name: str) -> dict[str, Any]:
+    return read_json_object(_path(source).parent / name, missing={})
 
 
 def _path(source: Source) -> Path:
@@ -130,18 +134,10 @@ def _path(source: Source) -> Path:
     return source.path
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """The object in ``path``; empty where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 FAMILY = Family(
     name="onnx-file",
-    tasks=("image-classification", "text-classification", "embeddings"),
+    tasks=tuple(HINTS),
+    hints=("labels", "tokenizer", *IMAGE_HINTS),
     accepts=lambda source: source.kind == "onnx",
     build=_build,
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.factory.exports.export import export_graph, import_framework
-from pipeline.factory.exports.pretrained import folder_of, load_pretrained
-from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.images.card import FP32, image_card, labels_of, pixel_input_of
+from pipeline.factory.exports.pretrained import load_pretrained
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
+from pipeline.factory.images.card import FP32, image_card, pixel_input_of
+from pipeline.factory.sources.labels import labels_of
 from pipeline.models.card import ModelCard
 
 __all__ = ["FAMILY"]
@@ -16,13 +17,13 @@ ARCHITECTURES = ("ResNetForImageClassification",)
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    pixels = pixel_input_of(source, folder_of(source), default_size=224)
+    pixels = pixel_input_of(source, default_size=224)
     model = load_pretrained(source)
     labels = labels_of(source, model.config.num_labels, model.config.id2label)
     bench.progress("exporting the FP32 graph")
-    export_graph(_logits_of(model), bench.folder / FP32, pixels=pixels, outputs=["logits"])
+    variant = export_graph(_logits_of(model), bench.folder / FP32, pixels=pixels, outputs=["logits"])
     description = f"ResNet of {sum(model.config.depths)} blocks, {len(labels)} classes."
-    return image_card(source, bench, pixels, labels, description=description)
+    return image_card(source, bench, variant, pixels, labels, description=description)
 
 
 def _logits_of(model: Any) -> Any:
@@ -43,6 +44,7 @@ FAMILY = Family(
     name="resnet",
     tasks=("image-classification",),
     architectures=ARCHITECTURES,
+    hints=("labels", *IMAGE_HINTS),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pipeline.factory.encoders.spec import read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoders.tokenizer import source_folder
 from pipeline.factory.encoders.weights import EncoderWeights
 from pipeline.factory.families.bert import BertConfig, add_bert_body, bert_transformer
 from pipeline.factory.family import Family, Source, Workbench
@@ -29,7 +28,7 @@ class _Config(BertConfig, frozen=True):
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    tensors = read_safetensors(source_folder(source))
+    tensors = read_safetensors(source.folder)
     config = read_config(source.config, _Config, source.origin)
     spec = bert_transformer(config, source.origin)
     weights = EncoderWeights(tensors, source.origin)
@@ -53,6 +52,7 @@ FAMILY = Family(
     name="roberta",
     tasks=("text-classification", "embeddings"),
     architectures=ARCHITECTURES,
+    hints=("labels", "tokenizer"),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

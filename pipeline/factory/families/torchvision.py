@@ -16,9 +16,10 @@ from msgspec import Struct
 
 from pipeline.errors import ModelError
 from pipeline.factory.exports.export import export_graph, import_framework
-from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.images.card import FP32, image_card, labels_of, with_hints
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
+from pipeline.factory.images.card import FP32, image_card, with_hints
 from pipeline.factory.images.spec import PixelInput
+from pipeline.factory.sources.labels import labels_of
 from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.factory.sources.torch_file import read_state_dict
 from pipeline.models.card import ImageSpec, ModelCard
@@ -44,9 +45,9 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
     labels = labels_of(source, network.classes, network.categories)
     pixels = with_hints(network.pixels, source.hints)
     bench.progress("exporting the FP32 graph")
-    export_graph(network.module, bench.folder / FP32, pixels=pixels, outputs=["logits"])
+    variant = export_graph(network.module, bench.folder / FP32, pixels=pixels, outputs=["logits"])
     description = f"torchvision's {source.architecture}, {network.classes} classes."
-    return image_card(source, bench, pixels, labels, description=description)
+    return image_card(source, bench, variant, pixels, labels, description=description)
 
 
 def _load(source: Source, bench: Workbench) -> _Network:
@@ -168,6 +169,7 @@ def _pixels(transforms: Any) -> PixelInput:
 FAMILY = Family(
     name="torchvision",
     tasks=("image-classification",),
+    hints=("labels", *IMAGE_HINTS),
     accepts=lambda source: source.kind == "torchvision",
     build=_build,
 )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec.structs import replace
 
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_classifier
 from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
 from pipeline.factory.encoders.text_card import main_variant
-from pipeline.factory.encoders.tokenizer import source_folder
 from pipeline.factory.encoders.weights import VIT_LAYER, EncoderWeights
-from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.images.card import FP32, image_card, labels_of, pixel_input_of
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
+from pipeline.factory.images.card import FP32, image_card, pixel_input_of
+from pipeline.factory.sources.labels import labels_of
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
 
@@ -35,11 +34,10 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    folder = source_folder(source)
-    tensors = read_safetensors(folder)
+    tensors = read_safetensors(source.folder)
     config = read_config(source.config, _Config, source.origin)
     side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-    pixels = pixel_input_of(source, folder, default_size=side)
+    pixels = pixel_input_of(source, default_size=side)
     weights = _weights(source, tensors, config)
     path = bench.folder / FP32
     data = weights_file(tensors, path)
@@ -48,7 +46,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
     variant = main_variant(write_graph(lambda: build_image_classifier(graph, weights), path, data, ""))
     labels = labels_of(source, weights["classifier"].shape[0], source.config.get("id2label") or {})
     described = f"{source.architecture} of {config.num_hidden_layers} layers of {config.hidden_size}."
-    return replace(image_card(source, bench, pixels, labels, description=described), variants={"fp32": variant})
+    return image_card(source, bench, variant, pixels, labels, description=described)
 
 
 def _transformer(source: Source, config: _Config) -> TransformerSpec:
@@ -80,6 +78,7 @@ FAMILY = Family(
     name="vit",
     tasks=("image-classification",),
     architectures=ARCHITECTURES,
+    hints=("labels", *IMAGE_HINTS),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

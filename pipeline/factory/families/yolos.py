@@ -10,8 +10,8 @@ surely.
 from __future__ import annotations
 
 from pipeline.factory.exports.detector import build_detector
-from pipeline.factory.exports.pretrained import folder_of, load_pretrained
-from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.exports.pretrained import load_pretrained
+from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import pixel_input_of
 from pipeline.models.card import ModelCard
 
@@ -21,7 +21,7 @@ ARCHITECTURES = ("YolosForObjectDetection",)
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:
-    pixels = pixel_input_of(source, folder_of(source))
+    pixels = pixel_input_of(source)
     return build_detector(source, bench, load_pretrained(source), pixels)
 
 
@@ -29,6 +29,7 @@ FAMILY = Family(
     name="yolos",
     tasks=("object-detection",),
     architectures=ARCHITECTURES,
+    hints=("labels", *IMAGE_HINTS),
     accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto
 
 from pipeline.errors import ModelError
-from pipeline.factory.family import Source
+from pipeline.factory.family import Source, check_hints
 from pipeline.factory.foreign.edit import GraphEdit, Shape, check_float32, shape_of
 from pipeline.factory.images.card import per_channel, with_hints
 from pipeline.factory.images.spec import FILES, PixelInput, read_pixel_input
@@ -53,6 +53,7 @@ def adapt_classifier(model: onnx.ModelProto, source: Source) -> ImageSpec:
 
 def _as_decoded(edit: GraphEdit, value: onnx.ValueInfoProto, source: Source) -> ImageSpec:
     """The input takes bytes: it only changes its name."""
+    check_hints(source, ("labels", "size"), "a graph that scales pixels itself")
     _batch, height, width, channels = shape_of(value)
     if channels not in CHANNELS:
         raise ModelError(

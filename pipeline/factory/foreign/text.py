@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.factory.foreign.edit import GraphEdit, check_float32, shape_of
 from schemas.messages import Task
 
-__all__ = ["IDS", "MASK", "NAMES", "adapt_encoder"]
+__all__ = ["IDS", "MASK", "NAMES", "adapt_encoder", "token_rows"]
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 EPSILON = 1e-12
@@ -20,6 +20,18 @@ NAMES: dict[Task, tuple[str, ...]] = {
     "embeddings": ("embedding", "sentence_embedding", "text_embeds"),
 }
 """What an output may be called; the first is the card's."""
+
+
+def token_rows(model: onnx.ModelProto) -> int | None:
+    """How many tokens the graph has rows for; ``None`` where no table is looked up by its token ids themselves."""
+    tables = {tensor.name: tensor for tensor in model.graph.initializer}
+    ids, found = {IDS}, list[int]()
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape") and node.input[0] in ids:
+            ids.update(node.output)
+        if node.op_type == "Gather" and node.input[1] in ids and node.input[0] in tables:
+            found.append(int(tables[node.input[0]].dims[0]))
+    return min(found, default=None)
 
 
 def adapt_encoder(model: onnx.ModelProto, where: str, task: Task) -> int | None:

@@ -1,40 +1,38 @@
-"""The card of a classifier or a detector that was exported from a framework, and the labels beside it."""
+"""The card of an image classifier or a detector, and what the user's hints make of its images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Hints, Source, Workbench
 from pipeline.factory.images.spec import PixelInput, read_pixel_input
+from pipeline.factory.sources.labels import LABELS, write_labels
 from pipeline.models.card import DetectionSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 
-__all__ = ["FP32", "LABELS", "image_card", "labels_of", "per_channel", "pixel_input_of", "with_hints"]
+__all__ = ["FP32", "image_card", "per_channel", "pixel_input_of", "with_hints"]
 
-FP32, LABELS = "fp32.onnx", "labels.txt"
+FP32 = "fp32.onnx"
 
 
 def image_card(
     source: Source,
     bench: Workbench,
+    variant: Variant,
     pixels: PixelInput,
     labels: Sequence[str],
     *,
     description: str,
     detection: DetectionSpec | None = None,
 ) -> ModelCard:
-    """The card of the graph ``fp32.onnx`` in the workbench; ``labels`` are written beside it.
+    """The card of an image model whose graph ``variant`` is in the workbench; ``labels`` are written beside it.
 
     It is a detector's card with ``detection``, and a classifier's without.
     """
-    path = bench.folder / LABELS
-    path.write_text("".join(f"{' '.join(label.split())}\n" for label in labels), encoding="utf-8")
-    method = "exported from torch"
+    write_labels(labels, bench.folder)
     return ModelCard(
         name=bench.name,
         version=bench.version,
@@ -42,17 +40,17 @@ def image_card(
         description=description,
         license=source.license,
         source=source.origin,
-        variants={"fp32": Variant(file=FP32, sha256=sha256_of(bench.folder / FP32), method=method)},
+        variants={"fp32": variant},
         image=replace(pixels.image, labels=LABELS),
         detection=detection,
-        files={LABELS: sha256_of(path)},
+        files={LABELS: sha256_of(bench.folder / LABELS)},
     )
 
 
-def pixel_input_of(source: Source, folder: Path, *, default_size: int | None = None) -> PixelInput:
+def pixel_input_of(source: Source, *, default_size: int | None = None) -> PixelInput:
     """What a Hugging Face folder and the user's hints say of images. Raises ModelError."""
     channels = source.config.get("num_channels", 3)
-    found = read_pixel_input(folder, channels=channels, default_size=default_size)
+    found = read_pixel_input(source.folder, channels=channels, default_size=default_size)
     return with_hints(found, source.hints)
 
 
@@ -74,32 +72,3 @@ def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) not in (1, channels):
         raise ModelError(f"mean and std need one number or {channels} numbers each, one for each channel of the image.")
     return values * (channels // len(values))
-
-
-def labels_of(source: Source, classes: int, known: Mapping[Any, str] | Sequence[str] = ()) -> tuple[str, ...]:
-    """The names of ``classes`` classes: from the user's file, or ``known``, or else numbered.
-
-    Args:
-        source: its hints may name a file.
-        classes: how many the network has.
-        known: names in order, or by number (``id2label`` of a Hugging Face config).
-
-    Raises:
-        ModelError: the user's file cannot be read or has another number of labels.
-    """
-    if source.hints.labels is not None:
-        return _read_labels(source.hints.labels, classes)
-    names = {int(number): name for number, name in known.items()} if isinstance(known, Mapping) else known
-    if len(names) != classes:
-        return tuple(f"class {number}" for number in range(classes))
-    return tuple(str(names[number]) for number in range(classes))
-
-
-def _read_labels(path: Path, classes: int) -> tuple[str, ...]:
-    try:
-        labels = tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the labels cannot be read: {error}.") from error
-    if len(labels) != classes:
-        raise ModelError(f"{path}: it has {len(labels)} labels, and the network has {classes} classes.")
-    return labels

@@ -12,7 +12,6 @@ proportions are kept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.factory.sources.json_file import read_json_object
 from pipeline.models.card import ImageSpec
 
 __all__ = ["PixelInput", "parse_pixel_input", "read_pixel_input"]
@@ -73,7 +73,7 @@ def read_pixel_input(folder: Path, *, channels: int = 3, default_size: int | Non
     """
     for file in (folder / name for name in FILES):
         if file.is_file():
-            config = _read_json(file)
+            config = read_json_object(file)
             return parse_pixel_input(
                 config.get("image_processor", config), where=str(file), channels=channels, default_size=default_size
             )
@@ -90,16 +90,6 @@ def parse_pixel_input(
         raise ModelError(f"{where}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{where}: it says nothing that can be understood of images: {error!r}.") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file}: it should hold an object, not a {type(content).__name__}.")
-    return content
 
 
 def _parse(config: Mapping[str, Any], channels: int, default_size: int | None) -> PixelInput:

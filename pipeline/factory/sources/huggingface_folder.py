@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Source
+from pipeline.factory.sources.json_file import read_json_object
 
 __all__ = ["read_folder"]
 
@@ -57,13 +57,7 @@ def _read_config(folder: Path, origin: str) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise ModelError(f"{origin}: there is no config.json in this folder.{_elsewhere(folder)}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{origin}: its config.json cannot be read: {error}. Fetch the model again.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{origin}: its config.json holds a {type(config).__name__}, not an object.")
-    return config
+    return read_json_object(path)
 
 
 def _elsewhere(folder: Path) -> str:

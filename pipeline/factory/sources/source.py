@@ -41,7 +41,7 @@ def resolve_source(
     Args:
         text: a folder with a ``config.json``, an ``.onnx`` file, ``torchvision:NAME``, ``hf:ORG/NAME`` or ``ORG/NAME``.
         task: what the model is wanted for; ``None`` leaves it to the family.
-        revision: a branch, tag or commit of the hub.
+        revision: a branch, tag or commit of the hub; refused for what is not fetched from there.
         checkpoint: weights for torchvision's architecture.
         hints: what the user adds to the files.
         fetch: brings a hub's repository here.
@@ -54,6 +54,8 @@ def resolve_source(
     if checkpoint is not None and not text.startswith(TORCHVISION):
         raise ModelError(f"{text}: --checkpoint goes with torchvision:NAME, such as torchvision:resnet50.")
     path = Path(text).expanduser()
+    if revision is not None and (text.startswith(TORCHVISION) or path.exists()):
+        raise ModelError(f"{text}: --revision goes with a Hugging Face id, hf:ORG/NAME: of others nothing is fetched.")
     if text.startswith(TORCHVISION):
         source = _torchvision(text, checkpoint)
     elif path.is_dir():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.spec import DecoderSpec
@@ -81,7 +82,7 @@ def test_a_tokenizer_that_adds_nothing_puts_nothing_before_a_prompt(tmp_path: Pa
 
 
 def test_a_folder_without_a_tokenizer_is_told_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no tokenizer.json.*AutoTokenizer"):
+    with pytest.raises(ModelError, match=r"there is no .*tokenizer\.json.*AutoTokenizer"):
         read(tmp_path)
 
 
@@ -90,8 +91,17 @@ def test_the_tokenizer_of_a_larger_model_is_refused(tmp_path: Path) -> None:
     small = DecoderSpec(
         shape="llama", layers=1, hidden=8, heads=1, kv_heads=1, head_size=8, mlp=8, vocabulary=100, max_length=16
     )
-    with pytest.raises(ModelError, match="256 tokens, and the model 100"):
+    with pytest.raises(ModelError, match="has a token 258, and the model knows 100"):
         read(tmp_path, spec=small)
+
+
+def test_an_added_token_that_the_embedding_has_no_row_for_is_refused(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)  # 256 bytes, and three tokens that were added
+    with pytest.raises(ModelError, match="has a token 258, and the model knows 258"):
+        read(tmp_path, spec=replace(SPEC, vocabulary=258))
+    (tmp_path / "again").mkdir()
+    save_tokenizer(tmp_path / "again")
+    assert read(tmp_path / "again", spec=replace(SPEC, vocabulary=259)).vocabulary == 259
 
 
 def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
@@ -15,7 +14,15 @@ from pipeline.errors import ModelError
 from pipeline.factory.families.detr import FAMILY, load_detr
 from pipeline.factory.family import Source
 from pipeline.models.card import ModelCard
-from tests.unit.pipeline.factory.families.vision import RESNET, as_read, build, photos, run, save_model, trained
+from tests.unit.pipeline.factory.families.vision import (
+    RESNET,
+    as_read,
+    build,
+    check_detector,
+    photos,
+    save_model,
+    trained,
+)
 
 Built = tuple[Any, Source, ModelCard, Path]
 DETR: dict[str, Any] = {
@@ -51,14 +58,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_scores_and_boxes_equal_the_framework(built: Built, batch: int) -> None:
     model, source, _, folder = built
-    pixels = photos(batch)
-    with torch.no_grad():
-        found = model(pixel_values=as_read(pixels, source))
-    x, y, width, height = found.pred_boxes.unbind(-1)
-    corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], -1).clamp(0, 1)
-    graph = run(folder, pixels)
-    np.testing.assert_allclose(graph["scores"], found.logits.softmax(-1)[..., :4].numpy(), atol=1e-4)
-    np.testing.assert_allclose(graph["boxes"], corners.numpy(), atol=1e-4)
+    check_detector(model, source, folder, batch)
 
 
 def as_timm_names_it(name: str) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.families.llava import FAMILY
+from pipeline.factory.family import Hints
 from pipeline.models.card import ModelCard
 from pipeline.models.cardfile import check_variant, read_card, write_card
 from pipeline.models.store import ServedModel
@@ -182,6 +184,17 @@ def test_answers_are_the_frameworks_alone_and_among_others(tmp_path: Path) -> No
     assert len(set(wanted)) > 1, "images and questions that make no difference would prove nothing"
     assert [answers(task, [request])[0] for request in requests] == wanted
     assert answers(task, requests) == wanted
+
+
+def test_what_the_user_says_of_images_wins(tmp_path: Path) -> None:
+    save_model(tiny(), tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 99, "image_mean": 0, "image_std": 1}))
+    hints = Hints(size=(SIDE, SIDE), mean=MEAN, std=STD)
+    hinted = FAMILY.build(replace(source_of(tmp_path), hints=hints), bench_of(tmp_path))
+    assert hinted.image is not None
+    assert (hinted.image.height, hinted.image.width) == (SIDE, SIDE)
+    pixels, said = some_pixels(2), tmp_path / "said"
+    np.testing.assert_array_equal(rows_of(hinted, tmp_path, pixels), rows_of(build(said, tiny()), said, pixels))
 
 
 def test_the_card_is_whole(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.encoders import file as encoder_file
 from pipeline.factory.families import find_family
+from pipeline.factory.family import Hints
 from tests.unit.pipeline.factory.families.decoders import bench_of, source_of
 from tests.unit.pipeline.factory.families.encoders import (
     BATCHES,
@@ -126,6 +128,30 @@ def test_what_is_not_built_is_named(tmp_path: Path, pooling: dict[str, Any], mor
     say_pooling(tmp_path, pooling, *more)
     source = source_of(tmp_path)
     with pytest.raises(ModelError, match=said):
+        find_family(source).build(source, bench_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("modules.json", '{"a": 1}', r"modules\.json: it holds something else than a list of objects"),
+        ("1_Pooling/config.json", "[]", r"config\.json: it holds a list, not an object"),
+        ("sentence_bert_config.json", "[512]", r"sentence_bert_config\.json: it holds a list, not an object"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_named(tmp_path: Path, file: str, content: str, said: str) -> None:
+    save_encoder(bert(), tmp_path)
+    say_pooling(tmp_path, {"pooling_mode": "mean"})
+    (tmp_path / file).write_text(content)
+    source = source_of(tmp_path)
+    with pytest.raises(ModelError, match=said):
+        find_family(source).build(source, bench_of(tmp_path))
+
+
+def test_labels_are_refused_where_sentences_are_embedded(tmp_path: Path) -> None:
+    save_encoder(bert(), tmp_path)
+    source = replace(source_of(tmp_path), hints=Hints(labels=tmp_path / "names.txt"))
+    with pytest.raises(ModelError, match="BertModel, which embeds, has no use for --labels"):
         find_family(source).build(source, bench_of(tmp_path))
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from pipeline.factory.families.yolos import FAMILY
 from pipeline.factory.family import Source
 from pipeline.models.card import DetectionSpec, ModelCard
-from tests.unit.pipeline.factory.families.vision import as_read, build, photos, run, save_model, trained
+from tests.unit.pipeline.factory.families.vision import build, check_detector, save_model, trained
 
 Built = tuple[Any, Source, ModelCard, Path]
 
@@ -40,14 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_scores_and_boxes_equal_the_framework(built: Built, batch: int) -> None:
     model, source, _, folder = built
-    pixels = photos(batch)
-    with torch.no_grad():
-        found = model(pixel_values=as_read(pixels, source))
-    x, y, width, height = found.pred_boxes.unbind(-1)
-    corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], -1).clamp(0, 1)
-    graph = run(folder, pixels)
-    np.testing.assert_allclose(graph["scores"], found.logits.softmax(-1)[..., :3].numpy(), atol=1e-4)
-    np.testing.assert_allclose(graph["boxes"], corners.numpy(), atol=1e-4)
+    check_detector(model, source, folder, batch)
 
 
 def test_the_card_is_a_detectors(built: Built) -> None:

@@ -89,3 +89,15 @@ def as_read(pixels: Pixels, source: Source) -> Any:
 
 def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def check_detector(model: Any, source: Source, folder: Path, batch: int) -> None:
+    """The scores and corners of the graph against those that the logits and boxes of ``model`` come to."""
+    pixels = photos(batch)
+    with torch.no_grad():
+        found = model(pixel_values=as_read(pixels, source))
+    x, y, width, height = found.pred_boxes.unbind(-1)
+    corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], -1).clamp(0, 1)
+    graph = run(folder, pixels)
+    np.testing.assert_allclose(graph["scores"], found.logits.softmax(-1)[..., :-1].numpy(), atol=1e-4)
+    np.testing.assert_allclose(graph["boxes"], corners.numpy(), atol=1e-4)

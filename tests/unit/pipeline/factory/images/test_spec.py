@@ -125,7 +125,7 @@ def test_a_missing_or_damaged_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=FIRST):
         read_pixel_input(tmp_path)
     (tmp_path / FIRST).write_text("[1]")
-    with pytest.raises(ModelError, match="should hold an object"):
+    with pytest.raises(ModelError, match="holds a list, not an object"):
         read_pixel_input(tmp_path)
     (tmp_path / FIRST).write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):

@@ -104,7 +104,7 @@ def test_a_folder_without_config_says_where_one_is(tmp_path: Path) -> None:
 
 def test_a_config_that_is_no_json_or_names_no_architecture_is_refused(tmp_path: Path) -> None:
     (folder_of(tmp_path / "broken") / "config.json").write_text('{"architectures": [')
-    assert "config.json cannot be read" in refusal(tmp_path / "broken")
+    assert "config.json: cannot be read" in refusal(tmp_path / "broken")
     assert "holds a list, not an object" in refusal(folder_of(tmp_path / "list", []))
     assert "does not name what the model is" in refusal(folder_of(tmp_path / "nameless", {"model_type": "bert"}))
 
@@ -147,9 +147,31 @@ def test_a_checkpoint_must_exist_and_goes_with_torchvision_alone(tmp_path: Path)
     assert "which model?" in refusal("torchvision:")
 
 
+def test_a_revision_is_refused_where_nothing_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    for text in (folder_of(tmp_path / "m"), tmp_path / "net.onnx", "torchvision:resnet50"):
+        assert "--revision goes with a Hugging Face id" in refusal(text, revision="main")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "hints", "said"),
+    [
+        ("GPT2LMHeadModel", Hints(labels=Path("names.txt")), "the family gpt2 has no use for --labels"),
+        ("LlamaForCausalLM", Hints(size=(8, 8), std=(1.0,)), "the family llama has no use for --size and --std"),
+        ("BertModel", Hints(mean=(0.5,)), "the family bert has no use for --mean"),
+        ("CLIPModel", Hints(labels=Path("names.txt")), "of such options it takes: --tokenizer, --size, --mean, --std"),
+        ("ViTForImageClassification", Hints(tokenizer=Path("t.json")), "the family vit has no use for --tokenizer"),
+    ],
+)
+def test_what_the_user_says_and_the_family_cannot_use_is_refused(architecture: str, hints: Hints, said: str) -> None:
+    source = Source(kind="huggingface", origin="m", architecture=architecture, hints=hints)
+    with pytest.raises(ModelError, match=said):
+        find_family(source)
+
+
 def test_an_architecture_that_nobody_knows_is_met_with_those_that_are_known(tmp_path: Path) -> None:
     source = resolve_source(str(folder_of(tmp_path, {"architectures": ["MambaForCausalLM"]})), fetch=no_fetch)
-    with pytest.raises(ModelError, match=r"no family of Millrace builds MambaForCausalLM.*millrace models families"):
+    with pytest.raises(ModelError, match=r"builds MambaForCausalLM.*millrace models families.*docs/building\.md"):
         find_family(source)
 
 

@@ -151,6 +151,7 @@ def test_a_graph_of_our_own_contract_is_taken_as_it_is(make: Build, tmp_path: Pa
     model = make(graph, Hints(labels=labels))
     pixels = RNG.integers(0, 256, (2, 4, 4, 3), np.uint8)
     assert np.allclose(run(model, pixels=pixels), pixels.mean((1, 2)) @ WEIGHTS, rtol=1e-4)
+    assert "a graph that scales pixels itself has no use for --mean and --std" in refusal(make, graph, SCALING)
 
 
 def test_a_processor_file_beside_the_graph_says_how_pixels_are_scaled(
@@ -183,6 +184,25 @@ def test_labels_are_taken_from_the_config_beside_the_graph(make: Build, tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {str(i): f"class {i}" for i in range(5)}}))
     model = make(classifier(tmp_path / "a.onnx"), SCALING)
     assert (model.folder / "labels.txt").read_text().splitlines()[4] == "class 4"
+
+
+def test_a_label_with_a_line_break_stays_one_line(make: Build, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {str(i): f"class\n{i}" for i in range(5)}}))
+    model = make(classifier(tmp_path / "a.onnx"), SCALING)
+    assert (model.folder / "labels.txt").read_text().splitlines() == [f"class {i}" for i in range(5)]
+
+
+def test_a_damaged_config_beside_the_graph_is_refused(make: Build, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"id2label": ')
+    assert "config.json: cannot be read" in refusal(make, classifier(tmp_path / "a.onnx"), SCALING)
+
+
+def test_what_the_user_says_and_the_graph_cannot_use_is_refused(make: Build, tmp_path: Path, labels: Path) -> None:
+    texts = encoder(tmp_path / "e.onnx")
+    said = refusal(make, texts, Hints(tokenizer=tokenizer(tmp_path), labels=labels))
+    assert "an ONNX file for embeddings has no use for --labels" in said
+    said = refusal(make, classifier(tmp_path / "a.onnx"), Hints(tokenizer=labels, mean=(0.5,), std=(0.25,)))
+    assert "an ONNX file for image-classification has no use for --tokenizer" in said
 
 
 def test_rows_that_change_each_other_are_refused(make: Build, tmp_path: Path, labels: Path) -> None:
@@ -236,6 +256,15 @@ def test_a_classifier_of_texts_has_its_labels_and_its_tokenizer(make: Build, tmp
     assert model.card.encoder is not None
     assert (model.card.encoder.pad_token_id, model.card.encoder.max_length) == (1, 512)
     assert set(model.card.files) == {"labels.txt", "tokenizer.json"}
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+def test_the_tokenizer_of_a_larger_model_is_refused(make: Build, tmp_path: Path, kind: int) -> None:
+    made = Tokenizer.from_file(str(tokenizer(tmp_path)))
+    made.add_tokens(["beyond"])
+    made.save(str(tmp_path / "tokenizer.json"))
+    said = refusal(make, encoder(tmp_path / "e.onnx", kind=kind))
+    assert "its tokenizer has a token 8, and the model knows 8" in said
 
 
 def test_inputs_and_outputs_that_are_not_the_contracts_are_named(make: Build, tmp_path: Path, labels: Path) -> None:

@@ -1,0 +1,49 @@
+"""The names of a classifier's classes: where they come from, and the file that they become beside its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ModelError
+from pipeline.factory.family import Source
+
+__all__ = ["LABELS", "labels_of", "write_labels"]
+
+LABELS = "labels.txt"
+
+
+def labels_of(source: Source, classes: int, known: Mapping[Any, str] | Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of ``classes`` classes: from the user's file, or ``known``, or else numbered.
+
+    Args:
+        source: its hints may name a file.
+        classes: how many the network has.
+        known: names in order, or by number (``id2label`` of a Hugging Face config).
+
+    Raises:
+        ModelError: the user's file cannot be read or has another number of labels.
+    """
+    if source.hints.labels is not None:
+        return _read_labels(source.hints.labels, classes)
+    names = {int(number): name for number, name in known.items()} if isinstance(known, Mapping) else known
+    if len(names) != classes:
+        return tuple(f"class {number}" for number in range(classes))
+    return tuple(str(names[number]) for number in range(classes))
+
+
+def write_labels(labels: Sequence[str], folder: Path) -> None:
+    """Write :data:`LABELS`, one a line; breaks and runs of space in a label become one space."""
+    lines = (f"{' '.join(label.split())}\n" for label in labels)
+    (folder / LABELS).write_text("".join(lines), encoding="utf-8")
+
+
+def _read_labels(path: Path, classes: int) -> tuple[str, ...]:
+    try:
+        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: the labels cannot be read: {error}.") from error
+    if len(labels) != classes:
+        raise ModelError(f"{path}: it has {len(labels)} labels, and the network has {classes} classes.")
+    return labels

@@ -1,0 +1,55 @@
+"""The ``tokenizer.json`` of a model: checked to be the model's own, and put beside its graph."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from pipeline.errors import ModelError
+from pipeline.factory.family import Source, Workbench
+
+__all__ = ["TOKENIZER", "check_token_ids", "copy_tokenizer"]
+
+TOKENIZER = "tokenizer.json"
+
+
+def copy_tokenizer(source: Source, bench: Workbench, beside: Path) -> Tokenizer:
+    """Put the tokenizer that the user names, or the one in the folder ``beside``, into the workbench.
+
+    Its bytes are kept. What they say of cutting and padding is left unheeded, here as when it is served.
+
+    Raises:
+        ModelError: there is no ``tokenizer.json``, or it is damaged.
+    """
+    path = source.hints.tokenizer or beside / TOKENIZER
+    if not path.is_file():
+        raise ModelError(
+            f"{source.origin}: there is no {path}. Give the model's tokenizer.json with --tokenizer; where it has one "
+            "of another form, have transformers write it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        shutil.copyfile(path, bench.folder / TOKENIZER)
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{source.origin}: the tokenizer {path} cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def check_token_ids(tokenizer: Tokenizer, rows: int, where: str) -> None:
+    """Every token, added ones too, has one of the embedding's ``rows``: Gather would fail at the first that has none.
+
+    More rows than tokens are fine: many models, decoders above all, pad the embedding to a round number.
+
+    Raises:
+        ModelError: a token has no row; ``where`` is for the message.
+    """
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= rows:
+        raise ModelError(
+            f"{where}: its tokenizer has a token {largest:,}, and the model knows {rows:,}: it is another model's, or "
+            "tokens were added to it alone."
+        )
