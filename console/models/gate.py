@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pipeline.factory.recipes.recipe import Gate
+    from pipeline.factory.gates.gate import Gate
 
 __all__ = ["BOUND", "gate_of"]
 
@@ -40,7 +40,7 @@ BOUND = _Bound()
 
 def gate_of(bounds: Sequence[tuple[str, str, float]]) -> Gate | None:
     """The gate that bounds make; ``None`` without any, which leaves the task's own."""
-    from pipeline.factory.recipes.recipe import Gate
+    from pipeline.factory.gates.gate import Gate
 
     if not bounds:
         return None

@@ -22,6 +22,7 @@ from pipeline.settings import Settings, load_settings
 __all__ = ["OptimizeOptions", "optimize", "optimize_model", "optimize_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+EVALUATION = "What variants are measured on; of models that write text, 64 tokens each of the first 16 samples."
 
 
 class OptimizeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,7 @@ def optimize_options(command: Command) -> Command:
     """The options of :class:`OptimizeOptions`, each of which may be given several times."""
     for option in (
         click.option("--gate", multiple=True, type=BOUND, help="In the place of the task's own bounds."),
-        click.option("--evaluation", multiple=True, type=SAMPLES, help="What the variants are measured on."),
+        click.option("--evaluation", multiple=True, type=SAMPLES, help=EVALUATION),
         click.option("--calibration", multiple=True, type=SAMPLES, help="What INT8 ranges are taken from."),
         click.option("--variant", "variants", multiple=True, type=click.Choice(VARIANTS), help="What to make."),
     ):
@@ -73,9 +74,13 @@ def optimize_model(
     model: ServedModel, options: OptimizeOptions, settings: Settings, output: Output
 ) -> tuple[ServedModel, Sequence[VariantName]]:
     """Optimize ``model`` and say what came of it; the model as it is then, and the variants that were left out."""
+    from pipeline.factory.gates.figures import check_names
+    from pipeline.factory.gates.speed import no_faster
     from pipeline.factory.optimize import optimize as optimize_version
 
-    wanted = options.variants or ("int8",)
+    wanted, gate = options.variants or ("int8",), gate_of(options.gate)
+    if gate is not None:
+        check_names(gate, model.card.task)  # before samples are fetched
     with step_progress(output, model.spec) as step:
         calibration, evaluation = find_samples(model.card, options.calibration, options.evaluation, output, step)
         card = optimize_version(
@@ -83,7 +88,7 @@ def optimize_model(
             variants=wanted,
             calibration=calibration,
             evaluation=evaluation,
-            gate=gate_of(options.gate),
+            gate=gate,
             settings=settings,
             progress=step,
         )
@@ -94,5 +99,8 @@ def optimize_model(
             output.people.print(table)
     for variant in missing:
         output.warn(f"{variant} is left out: {card.rejected[variant].reason}")
+    for variant in (variant for variant in wanted if variant not in missing):
+        if "cpu" in card.variants[variant].providers and (speeds := no_faster(card.variants[variant].measured)):
+            output.warn(f"{variant} is no faster than fp32 on this machine: {speeds}. It is admitted for its accuracy.")
     output.say(f"{finished.spec} has {', '.join(card.variants)}: {megabytes(finished)}")
     return finished, missing

@@ -17,14 +17,15 @@ import onnx
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
-from pipeline.factory.gates.gates import broken_bounds, default_gate
+from pipeline.factory.gates.figures import check_names
+from pipeline.factory.gates.gate import Gate, broken_bounds, broken_invariance
+from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.measure import Bench, costs, figures_of
 from pipeline.factory.gates.text import read_rows
 from pipeline.factory.progress import Progress
 from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths, observe
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
@@ -36,7 +37,6 @@ __all__ = ["optimize", "optimize_folder"]
 
 FULL: VariantName = "fp32"
 LINKED = (".onnx", ".data")
-INVARIANT = "max_difference_in_other_batches"
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
@@ -65,8 +65,8 @@ def optimize(
         the new card; a variant that failed is in its ``rejected``, with its figures and the reason.
 
     Raises:
-        ModelError: there is no FP32, a sample cannot be read, a variant is unknown or cannot be made, or there is no
-            room or right to write. The store is then as it was.
+        ModelError: there is no FP32, ``gate`` names a figure that nothing measures, a sample cannot be read, a variant
+            is unknown or cannot be made, or there is no room or right to write. The store is then as it was.
     """
     store, card = settings.models.store_path, model.card
     if FULL not in card.variants:
@@ -102,6 +102,10 @@ def optimize_folder(
     progress: Progress = lambda _: None,
 ) -> ModelCard:
     """As :func:`optimize`, in a folder that is not in the store yet: writes the admitted graphs, returns the card."""
+    answered = any(sample.answer is not None for sample in evaluation)
+    if gate is not None:
+        check_names(gate, model.card.task, answered=answered)
+    bounds = gate or default_gate(model.card.task, answered=answered)
     model.verify(FULL)
     progress("running FP32 on the samples")
     bench = Bench.of(model, evaluation, settings)
@@ -110,7 +114,7 @@ def optimize_folder(
     material = Material(task=card.task, graphs=graph_paths(model, FULL), feeds=feeds, progress=progress)
     for variant in variants:
         progress(f"making {variant}")
-        card = _made(variant, replace(model, card=card), material, bench, gate or default_gate(card.task), progress)
+        card = _made(variant, replace(model, card=card), material, bench, bounds, progress)
     return card
 
 
@@ -122,7 +126,6 @@ def _made(
     for draft in drafts(variant, material):
         candidate = _written(variant, draft, model)
         measured = figures_of(candidate, variant, bench)
-        _check_names(gate, measured, own=gate is default_gate(card.task))
         reasons = _reasons(measured, gate, candidate.card.variants[variant])
         if not reasons:
             progress(f"{variant}: admitted")
@@ -140,24 +143,9 @@ def _made(
 
 
 def _reasons(measured: Mapping[str, float], gate: Gate, variant: Variant) -> list[str]:
-    reasons = broken_bounds(measured, gate)
-    moved = measured.get(INVARIANT, 0.0)
     # A variant for GPUs is run here for its accuracy; its batches are another matter on its own device.
-    if "cpu" in variant.providers and moved != 0:
-        reasons.append(f"it is not batch-invariant: a result moves by {moved:g} when other records share its batch")
-    return reasons
-
-
-def _check_names(gate: Gate, measured: Mapping[str, float], *, own: bool) -> None:
-    """Refuse a user's bound of a figure that nothing measures: it would pass whatever comes. Raises ModelError.
-
-    The task's ``own`` gate bounds figures too that only labels give.
-    """
-    unknown = sorted({*gate.at_least, *gate.at_most} - measured.keys())
-    if unknown and not own:
-        raise ModelError(
-            f"the gate names {', '.join(unknown)}, which is not measured here. There are {', '.join(sorted(measured))}."
-        )
+    moved = broken_invariance(measured) if "cpu" in variant.providers else []
+    return broken_bounds(measured, gate) + moved
 
 
 def _of_tries(tries: Sequence[Rejected], gate: Gate) -> dict[str, float]:

@@ -44,6 +44,7 @@ def default_samples(card: ModelCard, scratch: Path, progress: Progress) -> tuple
         calibration += [Sample(text=text) for text in calibration_sentences()]
         evaluation += [Sample(text=text) for paragraph in gate_texts() for text in _sentences(paragraph)]
     if card.task == "text-generation":
+        calibration += [Sample(text=text) for text in calibration_sentences()]
         evaluation += [Sample(text=text) for text in gate_texts()]
     return calibration, evaluation
 

@@ -17,8 +17,8 @@ from PIL import Image
 from agents.clients import NewRecord, Sender
 from pipeline.factory.build import build
 from pipeline.factory.family import Hints
+from pipeline.factory.gates.gate import Gate
 from pipeline.factory.optimize import optimize
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
 from pipeline.factory.sources.source import resolve_source
 from pipeline.models.store import ServedModel

@@ -8,11 +8,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.factory.gates.gate import INVARIANT
+from pipeline.factory.gates.invariance import decoder_difference
 from pipeline.runtime.session import DecoderSession, Floats, IntArray
 
 __all__ = ["compare_decoders", "gate_texts", "greedy"]
 
 Logs = npt.NDArray[np.float32]
+STEPS = 12
+"""Of the check that company changes nothing."""
 
 
 def gate_texts() -> list[str]:
@@ -33,14 +37,15 @@ def compare_decoders(
     Args:
         reference: the FP32 form.
         candidate: what is measured.
-        ids: padded on the right.
+        ids: padded on the right; each decoder has a slot for every row, and 2 at least.
         lengths: int64 [N], the tokens of each row; ``None`` for rows without padding.
         images: what stands in the places of the image's tokens, for each decoder: float32 [N, T, hidden].
 
     Returns:
         ``top1_agreement``: share of positions with the same likeliest token; ``mean_kl``: mean Kullback-Leibler
         divergence from the reference's distribution, in nats; ``perplexity`` and ``fp32_perplexity`` of the tokens that
-        really follow, and ``perplexity_ratio``, the first over the second; ``positions``: how many were compared.
+        really follow, and ``perplexity_ratio``, the first over the second; ``positions``: how many were compared;
+        ``samples``: the rows; ``max_difference_in_other_batches`` as :func:`decoder_difference` finds it.
     """
     count, length = ids.shape
     ends = np.full(count, length) if lengths is None else lengths
@@ -63,6 +68,8 @@ def compare_decoders(
         "fp32_perplexity": round(float(fp32), 3),
         "perplexity_ratio": round(float(int8 / fp32), 5),
         "positions": float(np.maximum(ends - 1, 0).sum()),
+        "samples": float(count),
+        INVARIANT: decoder_difference(candidate, ids[:, :STEPS]),
     }
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
+from pipeline.factory.gates.classifiers import compare_logits
 from pipeline.factory.gates.detection import compare_detections
+from pipeline.factory.gates.figures import needing_answers
+from pipeline.factory.gates.gate import Gate
+from pipeline.factory.gates.sentences import compare_embeddings
 from pipeline.factory.quantize.calibration import MAIN, Observation
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
 from schemas.messages import ClassificationOutput, Task
 
-__all__ = ["broken_bounds", "compare", "default_gate"]
+__all__ = ["compare", "default_gate"]
 
 Floats = npt.NDArray[np.float32]
 Observations = Sequence[Observation]
@@ -35,18 +37,13 @@ GATES: dict[Task, Gate] = {
 }
 
 
-def default_gate(task: Task) -> Gate:
-    """The bounds of ``task``."""
-    return GATES[task]
-
-
-def broken_bounds(measured: Mapping[str, float], gate: Gate) -> list[str]:
-    """What is out of its bound, in words; a figure that is not a number is. What was not measured is passed over."""
-    pairs = [(name, bound, "at least") for name, bound in gate.at_least.items() if name in measured]
-    broken = [(*pair, measured[pair[0]]) for pair in pairs if not measured[pair[0]] >= pair[1]]
-    pairs = [(name, bound, "at most") for name, bound in gate.at_most.items() if name in measured]
-    broken += [(*pair, measured[pair[0]]) for pair in pairs if not measured[pair[0]] <= pair[1]]
-    return [f"{name} is {value}, {words} {bound} is asked" for name, bound, words, value in broken]
+def default_gate(task: Task, *, answered: bool = True) -> Gate:
+    """The bounds of ``task``; without those that take right answers, where no sample has one (``answered``)."""
+    gate, missing = GATES[task], () if answered else needing_answers(task)
+    return Gate(
+        at_least={name: low for name, low in gate.at_least.items() if name not in missing},
+        at_most={name: high for name, high in gate.at_most.items() if name not in missing},
+    )
 
 
 def compare(task: Task, full: Observations, ours: Observations, samples: Sequence[Sample]) -> dict[str, float]:
@@ -61,33 +58,26 @@ def compare(task: Task, full: Observations, ours: Observations, samples: Sequenc
 
 
 def _classifiers(full: Observations, ours: Observations, samples: Sequence[Sample]) -> dict[str, float]:
-    """As :func:`~pipeline.factory.gates.classifiers.compare_classifiers`; with labels, accuracy and macro F1 too."""
-    one, other = (_shares(_stacked(side, MAIN, "logits")) for side in (full, ours))
-    same, sure = one.argmax(axis=1) == other.argmax(axis=1), one.max(axis=1) > 0.5
-    tiny = 1e-12
-    divergence = (one * (np.log(one + tiny) - np.log(other + tiny))).sum(axis=1)
-    figures = {
-        "top1_agreement": float(same.mean()),
-        "sure_agreement": float(same[sure].mean()) if sure.any() else 1.0,
-        "mean_kl": float(divergence.mean()),
-    }
+    """As :func:`compare_logits`; with labels, accuracy and macro F1 too."""
+    figures = compare_logits(*(_stacked(side, MAIN, "logits") for side in (full, ours)))
     known = [place for place, sample in enumerate(samples) if sample.answer is not None]
     if known:
         right = [str(samples[place].answer) for place in known]
         before, after = ([_label(side[place]) for place in known] for side in (full, ours))
         figures |= _accuracies(right, before, after)
-    return _rounded(figures)
+    return figures
 
 
 def _accuracies(right: Sequence[str], before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
     fp32, mine = (float(np.mean([a == b for a, b in zip(right, side, strict=True)])) for side in (before, after))
-    return {
+    figures = {
         "accuracy": mine,
         "fp32_accuracy": fp32,
         "accuracy_lost": fp32 - mine,
         "macro_f1": _macro_f1(right, after),
         "fp32_macro_f1": _macro_f1(right, before),
     }
+    return {name: round(value, 7) for name, value in figures.items()}
 
 
 def _macro_f1(right: Sequence[str], said: Sequence[str]) -> float:
@@ -105,7 +95,7 @@ def _label(observation: Observation) -> str:
 
 
 def _embeddings(full: Observations, ours: Observations, samples: Sequence[Sample]) -> dict[str, float]:  # noqa: ARG001
-    return _rounded(_vectors(_stacked(full, MAIN, "embedding"), _stacked(ours, MAIN, "embedding")))
+    return compare_embeddings(_stacked(full, MAIN, "embedding"), _stacked(ours, MAIN, "embedding"))
 
 
 def _towers(full: Observations, ours: Observations, samples: Sequence[Sample]) -> dict[str, float]:  # noqa: ARG001
@@ -114,32 +104,12 @@ def _towers(full: Observations, ours: Observations, samples: Sequence[Sample]) -
         seen = [place for place, one in enumerate(full) if role in one.outputs]
         if seen:
             one, other = (_stacked([side[place] for place in seen], role, "embedding") for side in (full, ours))
-            figures |= {prefix + name: value for name, value in _vectors(one, other).items()}
-    return _rounded(figures)
-
-
-def _vectors(one: Floats, other: Floats) -> dict[str, float]:
-    """Cosines, and how often the nearest other sample is the same one."""
-    one, other = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (one, other))
-    cosines = (one * other).sum(axis=1)
-    figures = {"mean_cosine": float(cosines.mean()), "min_cosine": float(cosines.min())}
-    if len(one) > 2:
-        near = [(side @ side.T - 4 * np.eye(len(side))).argmax(axis=1) for side in (one, other)]
-        figures["nearest_agreement"] = float((near[0] == near[1]).mean())
+            figures |= {prefix + name: value for name, value in compare_embeddings(one, other).items()}
     return figures
 
 
 def _stacked(side: Observations, role: str, output: str) -> Floats:
     return np.concatenate([one.outputs[role][output] for one in side])
-
-
-def _shares(logits: Floats) -> npt.NDArray[Any]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(value, 7) for name, value in figures.items()}
 
 
 _COMPARISONS: dict[Task, Callable[[Observations, Observations, Sequence[Sample]], dict[str, float]]] = {

@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
-from pipeline.factory.quantize.calibration import open_model
+from pipeline.factory.quantize.calibration import Feeds, open_model
 from pipeline.factory.samples import Sample, request_of
 from pipeline.models.card import VariantName
 from pipeline.models.store import ServedModel
-from pipeline.runtime.session import DecoderSession
+from pipeline.runtime.session import DecoderSession, Session
 from pipeline.settings import Settings
 from pipeline.tasks.batch import BatchModel
 from schemas.errors import RecordError
 from schemas.messages import Task
 
-__all__ = ["decoder_difference", "largest_difference"]
+__all__ = ["decoder_difference", "graph_difference", "largest_difference"]
 
 COMPANY = 32
 ALONE = 4
@@ -46,7 +46,13 @@ def largest_difference(
 
 
 def decoder_difference(decoder: DecoderSession, tokens: npt.NDArray[np.int64]) -> float:
-    """The same for a decoder: sequences ``tokens`` [N, T], N at least 2, decoded together and then the first alone."""
+    """The same for a decoder: sequences ``tokens`` [N, T] decoded together, and the first alone.
+
+    A single one is decoded beside itself backwards: company that is the same could hide what other company shows. The
+    decoder has a slot for each, and 2 at least.
+    """
+    if len(tokens) == 1:
+        tokens = np.concatenate([tokens, tokens[:, ::-1]])
     count, length = tokens.shape
     worst = 0.0
     for at in range(length):
@@ -54,6 +60,19 @@ def decoder_difference(decoder: DecoderSession, tokens: npt.NDArray[np.int64]) -
         together = decoder.step(0, step, lengths)[0].copy()
         worst = max(worst, float(np.abs(decoder.step(0, step[:1], lengths[:1])[0] - together).max()))
     return worst
+
+
+def graph_difference(session: Session, feeds: Sequence[Feeds]) -> float:
+    """The same for a graph alone: ``feeds`` of one record each, all of one shape. Raises ModelError without any."""
+    if not feeds:
+        raise ModelError("a graph needs samples to be measured on.")
+    chosen = [feeds[number % len(feeds)] for number in range(COMPANY)]
+    together = session.run({name: np.concatenate([one[name] for one in chosen]) for name in chosen[0]})
+    places = np.linspace(0, COMPANY - 1, ALONE).astype(int)
+    alone = {place: session.run(chosen[place]) for place in places}
+    return max(
+        float(np.abs(alone[place][name][0] - rows[place]).max()) for place in places for name, rows in together.items()
+    )
 
 
 def _items(served: BatchModel[Any, Any], samples: Sequence[Sample], task: Task) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Measures an INT8 sentence encoder against its FP32 form, and holds the sentences that both are made to read."""
+"""Measures a sentence encoder against its FP32 form, and holds the sentences that both are made to read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 __all__ = ["compare_embeddings", "sentence_groups"]
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 # Cosines this near are a tie between paraphrases, which rounding may break either way.
 TIE = 0.01
 
@@ -21,28 +22,30 @@ def sentence_groups() -> list[list[str]]:
 
 
 def compare_embeddings(full: Floats, ours: Floats) -> dict[str, float]:
-    """Compare embeddings [N, dimensions] of unit length, ``full`` being the reference; N is 3 or more.
+    """Compare embeddings [N, dimensions], which need not be of unit length, ``full`` being the reference.
 
     Returns:
-        ``mean_cosine`` and ``min_cosine`` between the two of a text; ``nearest_agreement``: the share of texts whose
-        nearest other text is the same; ``nearest_as_good``: the share of those whose nearest is, by the reference, the
-        nearest or behind it by 0.01 of cosine at most; ``texts``: how many were compared.
+        ``mean_cosine`` and ``min_cosine`` between the two of a text; for 3 or more, ``nearest_agreement``: the share of
+        texts whose nearest other text is the same; and ``nearest_as_good``: the share of those whose nearest is, by the
+        reference, the nearest or behind it by 0.01 of cosine at most.
     """
-    cosines = (full * ours).sum(axis=1)
-    between = full @ full.T
-    nearest, found = _nearest(full), _nearest(ours)
-    rows = np.arange(len(full))
-    as_good = between[rows, found] >= between[rows, nearest] - TIE
-    return {
-        "mean_cosine": round(float(cosines.mean()), 5),
-        "min_cosine": round(float(cosines.min()), 5),
-        "nearest_agreement": round(float((nearest == found).mean()), 4),
-        "nearest_as_good": round(float(as_good.mean()), 4),
-        "texts": float(len(full)),
-    }
+    one, other = _unit(full), _unit(ours)
+    cosines = (one * other).sum(axis=1)
+    figures = {"mean_cosine": cosines.mean(), "min_cosine": cosines.min()}
+    if len(one) > 2:
+        between, rows = one @ one.T, np.arange(len(one))
+        nearest, found = _nearest(one), _nearest(other)
+        figures["nearest_agreement"] = (nearest == found).mean()
+        figures["nearest_as_good"] = (between[rows, found] >= between[rows, nearest] - TIE).mean()
+    return {name: round(float(value), 7) for name, value in figures.items()}
 
 
-def _nearest(rows: Floats) -> npt.NDArray[np.int64]:
+def _unit(rows: Floats) -> Doubles:
+    wide = rows.astype(np.float64)
+    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
+
+
+def _nearest(rows: Doubles) -> npt.NDArray[np.int64]:
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -np.inf)
     found: npt.NDArray[np.int64] = cosines.argmax(axis=1)

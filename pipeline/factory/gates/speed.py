@@ -18,11 +18,12 @@ from pipeline.runtime.onnx import open_session
 from pipeline.runtime.session import DecoderSession, Session
 from pipeline.settings import RuntimeSettings
 
-__all__ = ["decoder_milliseconds", "memory_megabytes", "milliseconds"]
+__all__ = ["SPEEDUP", "decoder_milliseconds", "memory_megabytes", "milliseconds", "no_faster"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 BATCHES = (1, 8, 32)
 RUNS = 3
+SPEEDUP = "speedup_batch_"
 LONGEST_S = 1.5
 """A run that would take longer, going by the smaller batches, is left out."""
 MEMORY_TIMEOUT_S = 120
@@ -40,6 +41,14 @@ def decoder_milliseconds(decoder: DecoderSession, slots: int) -> dict[str, float
         decoder.step(0, np.ones((count, 1), np.int64), np.ones(count, np.int64))
 
     return _timed(step, slots)
+
+
+def no_faster(measured: Mapping[str, float]) -> str:
+    """How many times faster than FP32 a variant is, by batch, if that is over 1 in none of them; else nothing."""
+    speedups = {name.removeprefix(SPEEDUP): value for name, value in measured.items() if name.startswith(SPEEDUP)}
+    if not speedups or max(speedups.values()) > 1:
+        return ""
+    return ", ".join(f"{value:g} times its speed in batches of {count}" for count, value in speedups.items())
 
 
 def _timed(run: Callable[[int], object], most: int = BATCHES[-1]) -> dict[str, float]:

@@ -102,7 +102,7 @@ def _see(model: ServedModel, variant: VariantName, samples: Sequence[Sample], se
     seen = []
     for number, sample in enumerate(samples, 1):
         if sample.image is None:
-            continue
+            raise ModelError(f"sample {number}: it has no image, which an image-to-text model needs.")
         try:
             pixels = read_pixels(request_of(sample, model.card.task, number), spec, settings.images)
         except RecordError as error:

@@ -5,7 +5,7 @@ the graph runs, so no scale spans two rows and a row's result does not depend on
 one (ONNX Runtime's MatMulIntegerToFloat), as exact in one batch as in another.
 
 Weights use 7 of their 8 bits: processors without VNNI add two products in 16 bits, which saturates with full weights
-(see :mod:`pipeline.factory.quantize.static`). What the speed costs is quality: single channels of what goes into the
+(see :mod:`pipeline.factory.quantize.qdq`). What the speed costs is quality: single channels of what goes into the
 later products of a layer are far larger than the others, and one scale for the row leaves little to these. Those
 products are best left to :mod:`pipeline.factory.quantize.weight_only`, and what narrows is: the last one of a
 feed-forward part.

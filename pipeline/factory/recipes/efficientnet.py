@@ -13,19 +13,22 @@ import onnx
 
 from pipeline.errors import ModelError
 from pipeline.factory.gates.classifiers import compare_classifiers
-from pipeline.factory.gates.gates import broken_bounds
+from pipeline.factory.gates.gate import INVARIANT, Gate, broken_bounds, broken_invariance
+from pipeline.factory.gates.invariance import largest_difference
 from pipeline.factory.quantize.calibration import MAIN
 from pipeline.factory.quantize.variants import Material, drafts
 from pipeline.factory.recipes.convnet import build_efficientnet_lite
-from pipeline.factory.recipes.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.recipes.recipe import Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.samples import Sample
 from pipeline.factory.sources.fetch import Wheel, read_member
 from pipeline.factory.sources.photos import CALIBRATION, CHELSEA, FLOWER, HELD_OUT, Photo, read_photos, views
 from pipeline.factory.sources.torch_file import read_state_dict
 from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of
+from pipeline.models.store import ServedModel
 from pipeline.runtime.onnx import open_session
 from pipeline.runtime.session import Session
-from pipeline.settings import RuntimeSettings
+from pipeline.settings import RuntimeSettings, Settings
 from pipeline.tasks.pixels import decode_image
 
 __all__ = ["RECIPE"]
@@ -113,11 +116,17 @@ def _quantize(kitchen: Kitchen, photos: list[bytes], held_out: list[bytes]) -> t
     )
     for draft in drafts("int8", material):
         onnx.save(draft.graphs[MAIN], kitchen.folder / "int8.onnx")
-        measured = compare_classifiers(_open(kitchen.folder, "fp32"), _open(kitchen.folder, "int8"), _batches(held_out))
-        if not broken_bounds(measured, GATE):
+        measured = _measure(kitchen.folder, held_out)
+        if not [*broken_bounds(measured, GATE), *broken_invariance(measured)]:
             return draft.method, measured
     check_gate(measured, GATE, NAME)
     raise ModelError(f"model {NAME}: there is no draft of its INT8 variant.")
+
+
+def _measure(folder: Path, held_out: list[bytes]) -> dict[str, float]:
+    compared = compare_classifiers(_open(folder, "fp32"), _open(folder, "int8"), _batches(held_out))
+    model = ServedModel(card=_card(folder, "", {}), folder=folder)
+    return compared | {INVARIANT: largest_difference(model, "int8", [Sample(image=it) for it in held_out], Settings())}
 
 
 def _parts(photo: bytes) -> Iterator[npt.NDArray[np.uint8]]:

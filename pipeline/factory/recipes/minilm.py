@@ -14,16 +14,20 @@ from msgspec.structs import replace
 
 from pipeline.factory.families.bert import FAMILY
 from pipeline.factory.family import Workbench
+from pipeline.factory.gates.gate import INVARIANT, Gate
+from pipeline.factory.gates.invariance import largest_difference
 from pipeline.factory.gates.sentences import compare_embeddings, sentence_groups
 from pipeline.factory.quantize.qdq import U8S8
 from pipeline.factory.quantize.static import calibrate
-from pipeline.factory.recipes.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.recipes.recipe import Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.samples import Sample
 from pipeline.factory.sources.fetch import Wheel, extract
 from pipeline.factory.sources.huggingface_folder import read_folder
 from pipeline.models.card import EncoderSpec, ModelCard
+from pipeline.models.store import ServedModel
 from pipeline.runtime.huggingface import open_tokenizer
 from pipeline.runtime.onnx import OnnxBackend
-from pipeline.settings import RuntimeSettings
+from pipeline.settings import RuntimeSettings, Settings
 from pipeline.tasks.text_batch import TextEncoder, padded_length
 
 __all__ = ["RECIPE"]
@@ -58,10 +62,11 @@ def build(kitchen: Kitchen) -> ModelCard:
     calibrated = calibrate(kitchen.folder / "fp32.onnx", _batches(_texts(groups[::2]), kitchen.folder, card.encoder))
     onnx.save(calibrated.smoothed(SMOOTHING).quantized(U8S8), kitchen.folder / "int8.onnx")
     kitchen.progress("comparing INT8 with FP32")
-    measured = _measure(kitchen.folder, card.encoder, _texts(groups[1::2]))
+    int8 = make_variant(kitchen.folder, "int8", METHOD, {})
+    finished = replace(card, variants={"int8": int8, **card.variants})
+    measured = _measure(ServedModel(card=finished, folder=kitchen.folder), card.encoder, _texts(groups[1::2]))
     check_gate(measured, GATE, NAME)
-    int8 = make_variant(kitchen.folder, "int8", METHOD, measured)
-    return replace(card, variants={"int8": int8, **card.variants})
+    return replace(finished, variants=finished.variants | {"int8": replace(int8, measured=measured)})
 
 
 RECIPE = Recipe(name=NAME, version=VERSION, wheels=(WHEEL,), disk_bytes=500_000_000, build=build)
@@ -107,11 +112,12 @@ def _batches(texts: Sequence[str], folder: Path, spec: EncoderSpec) -> Iterator[
             yield {"input_ids": ids, "attention_mask": (np.arange(length) < counts).astype(np.int64)}
 
 
-def _measure(folder: Path, spec: EncoderSpec, texts: Sequence[str]) -> dict[str, float]:
+def _measure(model: ServedModel, spec: EncoderSpec, texts: Sequence[str]) -> dict[str, float]:
     backend = OnnxBackend(RuntimeSettings(provider="cpu"))
     rows = []
     for precision in ("fp32", "int8"):
-        encoder = TextEncoder(folder / f"{precision}.onnx", folder, spec, backend, "embedding")
+        encoder = TextEncoder(model.folder / f"{precision}.onnx", model.folder, spec, backend, "embedding")
         encoder.open()
         rows.append(np.stack(encoder.run([encoder.read(text, "$") for text in texts])))
-    return compare_embeddings(*rows)
+    moved = largest_difference(model, "int8", [Sample(text=text) for text in texts], Settings())
+    return {**compare_embeddings(*rows), "texts": float(len(texts)), INVARIANT: moved}

@@ -8,12 +8,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.factory.gates.gate import Gate, broken_bounds, broken_invariance
 from pipeline.factory.progress import Progress
 from pipeline.factory.sources.fetch import Wheel
 from pipeline.models.card import ModelCard, Precision, Variant
 from pipeline.models.cardfile import sha256_of
 
-__all__ = ["Gate", "Kitchen", "Recipe", "check_gate", "make_variant"]
+__all__ = ["Kitchen", "Recipe", "check_gate", "make_variant"]
 
 
 class Kitchen(Struct, frozen=True, kw_only=True):
@@ -48,29 +49,12 @@ class Recipe(Struct, frozen=True, kw_only=True):
     build: Callable[[Kitchen], ModelCard]
 
 
-class Gate(Struct, frozen=True, kw_only=True):
-    """The bounds that an INT8 variant must keep to be installed, by figure."""
-
-    at_least: dict[str, float] = {}
-    at_most: dict[str, float] = {}
-
-
 def check_gate(measured: Mapping[str, float], gate: Gate, model: str) -> None:
-    """Raise ModelError, naming each figure that is out of its bound. A figure that is not a number is out."""
-    failed = [
-        f"{name} is {measured[name]}, at least {low}"
-        for name, low in gate.at_least.items()
-        if not measured[name] >= low
-    ]
-    failed += [
-        f"{name} is {measured[name]}, at most {high}"
-        for name, high in gate.at_most.items()
-        if not measured[name] <= high
-    ]
-    if failed:
+    """Raise ModelError, naming each figure of ``gate`` that is out of its bound; batch invariance is always asked."""
+    broken = [*broken_bounds(measured, gate), *broken_invariance(measured)]
+    if broken:
         raise ModelError(
-            f"model {model}: INT8 strays too far from FP32 on this machine: {'; '.join(failed)} is asked. "
-            "It was not installed."
+            f"model {model}: INT8 is not good enough on this machine: {'; '.join(broken)}. It was not installed."
         )
 
 

@@ -12,10 +12,11 @@ from pipeline.errors import ModelError
 from pipeline.factory.decoders.gguf_file import GgufModel, read_gguf
 from pipeline.factory.decoders.graph import build_decoder
 from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy
+from pipeline.factory.gates.gate import Gate
 from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.decoder_channels import channel_maxima, decoder_feed
 from pipeline.factory.quantize.smooth import smooth
-from pipeline.factory.recipes.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.recipes.recipe import Kitchen, Recipe, check_gate, make_variant
 from pipeline.factory.samples_default import calibration_sentences
 from pipeline.factory.sources.fetch import Wheel, extract
 from pipeline.models.card import ModelCard, TextSpec, Variant

@@ -14,11 +14,12 @@ from console.models.gate import gate_of
 from console.models.samples import find_samples, load_samples
 from console.output import Output
 from pipeline.errors import ModelError, TransportError
+from pipeline.factory.gates.gate import Gate
 from pipeline.factory.graph import GraphWriter
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.models.store import read_model
 from pipeline.settings import load_settings
 from tests.unit.console.test_models import run, run_json
+from tests.unit.pipeline.factory.families.decoders import VOCABULARY, save_model
 
 SIDE = 8
 STREAMS = Output(as_json=False)
@@ -123,6 +124,44 @@ def test_a_pruned_version_is_made_beside_the_other_and_measured(classifier: tupl
     assert "bright@half is made" in said
     assert "Invalid value for '--amount'" in run("prune", "bright", "--kind", "magnitude", "--amount", "1")[2]
     assert "Missing option '--kind'" in run("prune", "bright", "--amount", "0.5")[2]
+
+
+def test_a_text_model_is_optimized_on_millraces_own_sentences(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    numbers = {"n_layer": 1, "n_embd": 32, "n_head": 4, "n_positions": 1024, "vocab_size": VOCABULARY}
+    config = GPT2Config(**numbers, bos_token_id=256, eos_token_id=257)
+    save_model(GPT2LMHeadModel(config), tmp_path / "tiny-gpt2")
+    assert run("build", str(tmp_path / "tiny-gpt2"))[0] == 0
+    status, out, _ = run("optimize", "tiny-gpt2", "--gate", "samples>=16")
+    assert status == 0
+    assert "Millrace's own photos and sentences" in out
+    measured = read_model("tiny-gpt2", load_settings()).card.variants["int8"].measured
+    assert measured["max_difference_in_other_batches"] == 0
+
+
+def test_a_misspelt_figure_is_said_before_samples_are_looked_for(classifier: tuple[str, ...]) -> None:
+    run(*classifier)
+    error = run("optimize", "bright", "--calibration", "kafka:topic", "--gate", "top1_agrement>=0.9")[2]
+    assert "the gate names top1_agrement, which is not measured here. Is top1_agreement meant?" in error
+
+
+@pytest.mark.parametrize(("milliseconds", "said"), [(2.0, True), (0.5, False)], ids=["slower", "faster"])
+def test_an_int8_that_is_no_faster_than_fp32_is_admitted_and_said_to_be_no_faster(
+    classifier: tuple[str, ...], photos: Path, monkeypatch: pytest.MonkeyPatch, milliseconds: float, *, said: bool
+) -> None:
+    times = iter([1.0, milliseconds])  # FP32's, and INT8's
+
+    def timed(*_: object) -> dict[str, float]:
+        return dict.fromkeys(("ms_batch_1", "ms_batch_8", "ms_batch_32"), next(times))
+
+    monkeypatch.setattr("pipeline.factory.gates.measure.milliseconds", timed)
+    run(*classifier)
+    status, out, error = run("optimize", "bright", "--calibration", str(photos), "--gate", "top1_agreement>=0.9")
+    assert status == 0
+    assert "bright@1 has fp32, int8" in out
+    slow = ", ".join(f"0.5 times its speed in batches of {count}" for count in (1, 8, 32))
+    assert (f"int8 is no faster than fp32 on this machine: {slow}. It is admitted" in error) == said
 
 
 def test_bounds_make_a_gate() -> None:

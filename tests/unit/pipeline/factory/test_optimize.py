@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.gates import measure as optimize_measure
+from pipeline.factory.gates.gate import Gate
+from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.speed import memory_megabytes
 from pipeline.factory.optimize import optimize
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.models.card import Variant
 from pipeline.models.cardfile import read_card, sha256_of
 from pipeline.models.store import ServedModel
@@ -105,6 +106,25 @@ def test_unknown_variants_and_unknown_figures_are_named(tmp_path: Path) -> None:
     model = mlp_classifier(tmp_path)
     with pytest.raises(ModelError, match="'int8-magic' cannot be made from FP32"):
         optimized(model, tmp_path, "int8-magic")
-    with pytest.raises(ModelError, match="the gate names top_1, which is not measured here"):
-        optimized(model, tmp_path, "fp16", gate=Gate(at_least={"top_1": 0.9}))
     assert read_card(model.folder) == model.card, "the store is as it was"
+
+
+def test_a_misspelt_bound_is_refused_before_any_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp_classifier(tmp_path)
+    monkeypatch.setattr("pipeline.factory.optimize.Bench", None)  # nothing can be run
+    with pytest.raises(ModelError, match=r"the gate names top_1_agreement, .*Is top1_agreement meant"):
+        optimized(model, tmp_path, "fp16", gate=Gate(at_least={"top_1_agreement": 0.9}))
+
+
+def test_a_gate_that_is_equal_to_the_tasks_own_is_still_the_users(tmp_path: Path) -> None:
+    """Its bound on accuracy takes right answers, which these samples lack; the task's own is left out then."""
+    model = mlp_classifier(tmp_path)
+    with pytest.raises(ModelError, match=r"names accuracy_lost, .* evaluation samples with the right answer"):
+        optimized(model, tmp_path, "fp16", gate=default_gate("image-classification"))
+
+
+def test_what_was_not_measured_is_not_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.factory.optimize.figures_of", lambda *_: {})
+    card = optimized(mlp_classifier(tmp_path), tmp_path, "int8-weights").card
+    for name in ("sure_agreement", "mean_kl", "max_difference_in_other_batches"):
+        assert f"{name} was not measured" in card.rejected["int8-weights"].reason

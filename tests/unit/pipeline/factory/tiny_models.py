@@ -53,7 +53,7 @@ def mlp_classifier(store: Path, *, hidden: int = 32) -> ServedModel:
     return _image_model(store, "mlp", graph.model("a classifier for tests"))
 
 
-def conv_classifier(store: Path) -> ServedModel:
+def conv_classifier(store: Path, size: int = SIZE) -> ServedModel:
     """A net of convolutions with every kind of part: depthwise, a sum, ReLU6, a pool."""
     rng = np.random.default_rng(11)
     weights: dict[str, np.ndarray] = {}
@@ -73,11 +73,11 @@ def conv_classifier(store: Path) -> ServedModel:
     conv("_conv_head", (32, 12, 1, 1), "_bn1")
     weights["_fc.weight"] = rng.normal(0, 2, (len(LABELS), 32)).astype(np.float32)
     weights["_fc.bias"] = rng.normal(0, 0.5, len(LABELS)).astype(np.float32)
-    graph = build_efficientnet_lite(weights, (Stage(1, 3, 1, 1), Stage(2, 3, 2, 2)), SIZE)
-    return _image_model(store, "conv", graph)
+    graph = build_efficientnet_lite(weights, (Stage(1, 3, 1, 1), Stage(2, 3, 2, 2)), size)
+    return _image_model(store, "conv", graph, size)
 
 
-def _image_model(store: Path, name: str, graph: onnx.ModelProto) -> ServedModel:
+def _image_model(store: Path, name: str, graph: onnx.ModelProto, size: int = SIZE) -> ServedModel:
     folder = store / name / "1"
     folder.mkdir(parents=True)
     onnx.save(graph, folder / "fp32.onnx")
@@ -90,7 +90,7 @@ def _image_model(store: Path, name: str, graph: onnx.ModelProto) -> ServedModel:
         license="Apache-2.0",
         source="tests",
         variants={"fp32": Variant(file="fp32.onnx", sha256=sha256_of(folder / "fp32.onnx"))},
-        image=ImageSpec(height=SIZE, width=SIZE, channels=3, resize=SIZE, labels="labels.txt"),
+        image=ImageSpec(height=size, width=size, channels=3, resize=size, labels="labels.txt"),
         files={"labels.txt": sha256_of(folder / "labels.txt")},
     )
     write_card(card, folder)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.factory.families import find_family
 from pipeline.factory.gates import measure as optimize_measure
+from pipeline.factory.gates.gate import Gate
 from pipeline.factory.optimize import optimize_folder
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
 from pipeline.models.card import VARIANTS, ModelCard
 from pipeline.models.cardfile import check_variant

@@ -27,6 +27,13 @@ class Fixed:
         raise NotImplementedError
 
 
+class Leaky(FakeDecoder):
+    """Adds the number of rows to every logit."""
+
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
+        return super().step(first, input_ids, lengths) + len(input_ids)
+
+
 IDS = np.array([[0, 1, 1, 0], [2, 1, 0, 1]])
 
 
@@ -35,6 +42,7 @@ def test_equal_decoders_agree_and_do_not_diverge() -> None:
     assert measured["top1_agreement"] == 1
     assert measured["mean_kl"] == 0
     assert measured["positions"] == 6
+    assert measured["samples"] == 2
     # 2 of the 6 tokens that follow are 0: (1/2)^2 * (1/4)^4 in all
     assert measured["perplexity"] == measured["fp32_perplexity"] == pytest.approx(2 ** (10 / 6), abs=1e-3)
 
@@ -44,6 +52,12 @@ def test_the_figures_are_those_of_the_formulas() -> None:
     assert measured["top1_agreement"] == 0
     assert measured["mean_kl"] == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2), abs=1e-6)
     assert measured["fp32_perplexity"] > measured["perplexity"] == pytest.approx(2 ** (8 / 6), abs=1e-3)
+
+
+def test_a_decoder_whose_answers_depend_on_company_is_told_from_one_whose_do_not() -> None:
+    fake, leaky = FakeDecoder(LAYOUT), Leaky(LAYOUT)
+    assert compare_decoders(fake, fake, IDS)["max_difference_in_other_batches"] == 0
+    assert compare_decoders(fake, leaky, IDS)["max_difference_in_other_batches"] == 1
 
 
 def test_greedy_stops_at_the_end_and_at_the_count() -> None:

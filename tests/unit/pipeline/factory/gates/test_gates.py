@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.factory.gates.gates import broken_bounds, compare, default_gate
+from pipeline.factory.gates.classifiers import compare_logits
+from pipeline.factory.gates.figures import known_figures
+from pipeline.factory.gates.gate import Gate, broken_bounds, broken_invariance
+from pipeline.factory.gates.gates import compare, default_gate
+from pipeline.factory.gates.sentences import compare_embeddings
 from pipeline.factory.quantize.calibration import Observation
-from pipeline.factory.recipes.recipe import Gate
 from pipeline.factory.samples import Sample
 from schemas.messages import Box, ClassificationOutput, DetectedObject, DetectionOutput, Label
 
@@ -73,7 +76,7 @@ def test_detections_match_by_class_and_overlap() -> None:
 
 
 def test_bounds_are_broken_by_what_is_out_of_them_and_by_what_is_no_number() -> None:
-    gate = Gate(at_least={"a": 0.5, "not measured": 1}, at_most={"b": 0.1})
+    gate = Gate(at_least={"a": 0.5}, at_most={"b": 0.1})
     assert broken_bounds({"a": 0.5, "b": 0.1}, gate) == []
     assert broken_bounds({"a": 0.4, "b": float("nan")}, gate) == [
         "a is 0.4, at least 0.5 is asked",
@@ -81,6 +84,56 @@ def test_bounds_are_broken_by_what_is_out_of_them_and_by_what_is_no_number() -> 
     ]
 
 
-def test_the_gate_of_embeddings_asks_for_a_cosine_of_0_995() -> None:
-    assert default_gate("embeddings").at_least["mean_cosine"] == 0.995
-    assert default_gate("text-generation").at_most["perplexity_ratio"] == 1.03
+def test_a_figure_that_was_not_measured_breaks_its_bound() -> None:
+    gate = Gate(at_least={"a": 0.5}, at_most={"b": 0.1})
+    assert broken_bounds({}, gate) == [
+        "a was not measured, at least 0.5 is asked",
+        "b was not measured, at most 0.1 is asked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        ({}, ["max_difference_in_other_batches was not measured"]),
+        ({"max_difference_in_other_batches": 0.0}, []),
+        (
+            {"max_difference_in_other_batches": 0.5},
+            ["it is not batch-invariant: a result moves by 0.5 when other records share its batch"],
+        ),
+    ],
+    ids=["not measured", "0", "0.5"],
+)
+def test_nothing_but_a_measured_0_shows_batch_invariance(measured: dict[str, float], said: list[str]) -> None:
+    assert broken_invariance(measured) == said
+
+
+def test_what_takes_right_answers_is_asked_only_where_there_are_some() -> None:
+    assert default_gate("text-classification").at_most["accuracy_lost"] == 0.01
+    assert "accuracy_lost" not in default_gate("text-classification", answered=False).at_most
+
+
+def test_a_classifier_has_the_same_figures_in_a_recipe_and_in_its_task() -> None:
+    one, other = (np.random.default_rng(seed).normal(size=(9, 3)).astype(np.float32) for seed in range(2))
+    full, ours = ([seen(logits=list(row)) for row in side] for side in (one, other))
+    figures = compare("text-classification", full, ours, [Sample(text="x")] * 9)
+    assert figures == {"samples": 9, **compare_logits(one, other)}
+
+
+def test_an_embedder_has_the_same_figures_in_a_recipe_and_in_its_task() -> None:
+    one, other = (np.random.default_rng(seed).normal(size=(9, 3)).astype(np.float32) for seed in range(2))
+    full, ours = ([seen(embedding=list(row)) for row in side] for side in (one, other))
+    figures = compare("embeddings", full, ours, [])
+    assert figures == {"samples": 9, **compare_embeddings(one, other)}
+
+
+def test_the_figures_that_a_gate_may_bound_are_those_that_are_measured() -> None:
+    answers = [classified("a", 9, 0), classified("b", 0, 9)]
+    figures = compare("image-classification", answers, answers, [Sample(text="x", answer="a")] * 2)
+    assert {*figures, "max_difference_in_other_batches"} == set(known_figures("image-classification"))
+    boxes, answer = [detected(("cat", 0))], '[{"label": "cat", "box": [0, 0, 10, 10]}]'
+    figures = compare("object-detection", boxes, boxes, [Sample(image=b"x", answer=answer)])
+    assert {*figures, "max_difference_in_other_batches"} == set(known_figures("object-detection"))
+    vectors = [seen(role=role, embedding=[1.0, low]) for role in ("main", "text") for low in (0.0, 0.5, 1.0)]
+    figures = compare("zero-shot-image-classification", vectors, vectors, [])
+    assert {*figures, "max_difference_in_other_batches"} == set(known_figures("zero-shot-image-classification"))

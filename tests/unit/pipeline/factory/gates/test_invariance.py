@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnxruntime import quantization
 
 from pipeline.errors import ModelError
 from pipeline.factory.gates import measure as optimize_measure
-from pipeline.factory.gates.invariance import decoder_difference, largest_difference
+from pipeline.factory.gates.invariance import decoder_difference, graph_difference, largest_difference
 from pipeline.factory.optimize import optimize
 from pipeline.factory.quantize import variants
 from pipeline.factory.quantize.variants import Draft
@@ -71,8 +74,33 @@ class Leaky(FakeDecoder):
         return super().step(first, input_ids, lengths) + len(input_ids)
 
 
+class Doubling:
+    """A graph that doubles every number."""
+
+    provider = "cpu"
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
+        return {"y": 2 * feeds["x"]}
+
+
+class Centring(Doubling):
+    """A graph that takes the mean of the batch away."""
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
+        return {"y": feeds["x"] - feeds["x"].mean(axis=0)}
+
+
 def test_a_decoder_whose_logits_depend_on_company_is_found_out() -> None:
     layout = CacheLayout(layers=1, slots=4, kv_heads=1, max_length=16, head_size=1, vocabulary=258)
     tokens = np.arange(12).reshape(4, 3)
     assert decoder_difference(FakeDecoder(layout), tokens) == 0
     assert decoder_difference(Leaky(layout), tokens) == 3
+    assert decoder_difference(Leaky(layout), tokens[:1]) == 1, "a single row gets company"
+
+
+def test_a_graph_whose_rows_depend_on_company_is_found_out() -> None:
+    feeds = [{"x": np.full((1, 2), number, np.float32)} for number in range(3)]
+    assert graph_difference(Doubling(), feeds) == 0
+    assert graph_difference(Centring(), feeds) > 0
+    with pytest.raises(ModelError, match="needs samples"):
+        graph_difference(Doubling(), [])

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnxruntime import quantization
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pipeline.errors import ModelError
+from pipeline.factory.gates.gate import Gate
 from pipeline.factory.gates.sentences import compare_embeddings, sentence_groups
 from pipeline.factory.recipes import minilm
-from pipeline.factory.recipes.recipe import Gate, Kitchen
+from pipeline.factory.recipes.recipe import Kitchen
 from pipeline.models.cardfile import read_card, write_card
 from tests.unit.pipeline.factory.families.encoders import save_encoder
 
@@ -73,13 +76,29 @@ def test_the_recipe_makes_both_graphs_the_tokenizer_and_a_card_with_figures(tmp_
     measured = card.variants["int8"].measured
     assert measured["mean_cosine"] >= 0.995
     assert measured["texts"] > 100
+    assert measured["max_difference_in_other_batches"] == 0
     assert {file.name for file in place.folder.iterdir()} == {"fp32.onnx", "int8.onnx", "tokenizer.json", "model.toml"}
 
 
 def test_int8_out_of_its_gate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "GATE", Gate(at_least={"mean_cosine": 1.1}))
-    with pytest.raises(ModelError, match=r"all-minilm-l6-v2: INT8 strays too far .* mean_cosine is .*, at least 1\.1"):
+    with pytest.raises(ModelError, match=r"-l6-v2: INT8 is not good enough .* mean_cosine is .*, at least 1\.1"):
         minilm.build(kitchen(tmp_path))
+
+
+def test_int8_that_is_not_batch_invariant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, save = kitchen(tmp_path), onnx.save
+
+    def save_dynamic(model: onnx.ModelProto, path: Path) -> None:
+        if path.name == "int8.onnx":
+            floats = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+            quantization.quantize_dynamic(path.with_name("fp32.onnx"), path, extra_options=floats)
+        else:
+            save(model, path)
+
+    monkeypatch.setattr(onnx, "save", save_dynamic)
+    with pytest.raises(ModelError, match="not batch-invariant"):
+        minilm.build(place)
 
 
 def test_the_sentences_are_groups_of_four_and_none_is_there_twice() -> None:

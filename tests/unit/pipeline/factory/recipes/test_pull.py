@@ -12,8 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory.gates.gate import Gate
 from pipeline.factory.recipes.pull import find_recipe, pull_recipe
-from pipeline.factory.recipes.recipe import Gate, Kitchen, Recipe, check_gate, make_variant
+from pipeline.factory.recipes.recipe import Kitchen, Recipe, check_gate, make_variant
 from pipeline.models.card import ImageSpec, ModelCard
 from pipeline.models.cardfile import sha256_of
 from pipeline.models.store import PULLABLE, ServedModel
@@ -173,8 +174,16 @@ def test_every_pullable_name_has_a_recipe() -> None:
 @pytest.mark.parametrize("value", [0.5, float("nan")])
 def test_a_gate_names_the_figures_that_are_out(value: float) -> None:
     gate = Gate(at_least={"top1": 0.9, "sure": 0.1}, at_most={"kl": 0.01})
-    check_gate({"top1": 0.9, "sure": 1.0, "kl": 0.01}, gate, "toy")
+    alike = {"max_difference_in_other_batches": 0.0}
+    check_gate({"top1": 0.9, "sure": 1.0, "kl": 0.01, **alike}, gate, "toy")
     with pytest.raises(
-        ModelError, match=r"top1 is (0\.5|nan), at least 0\.9; kl is (0\.5|nan), at most 0\.01 is asked"
+        ModelError, match=r"top1 is (0\.5|nan), at least 0\.9 is asked; kl is (0\.5|nan), at most 0\.01 is asked\. It"
     ):
-        check_gate({"top1": value, "sure": 1.0, "kl": value}, gate, "toy")
+        check_gate({"top1": value, "sure": 1.0, "kl": value, **alike}, gate, "toy")
+
+
+def test_int8_is_refused_unless_a_difference_of_0_in_other_batches_was_measured() -> None:
+    with pytest.raises(ModelError, match=r"toy: INT8 .*max_difference_in_other_batches was not measured"):
+        check_gate({}, Gate(), "toy")
+    with pytest.raises(ModelError, match="not batch-invariant: a result moves by 1e-06"):
+        check_gate({"max_difference_in_other_batches": 1e-6}, Gate(), "toy")
