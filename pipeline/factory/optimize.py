@@ -30,7 +30,7 @@ from pipeline.factory.samples import Sample
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
-from pipeline.models.store import ServedModel
+from pipeline.models.store import ServedModel, read_model
 from pipeline.settings import Settings
 
 __all__ = ["optimize", "optimize_folder"]
@@ -75,6 +75,7 @@ def optimize(
         )
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
     with locked(store, card.name, progress), staging(store, card.name, (len(variants) + 1) * size) as scratch:
+        model = read_model(model.spec, settings)  # as it is when its turn has come, with what others have made of it
         built = scratch / "built"
         _link(model.folder, built, store)
         finished = optimize_folder(

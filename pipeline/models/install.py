@@ -22,7 +22,7 @@ from pipeline.models.files import sync_folder
 from pipeline.models.pointer import RESERVED, read_pointer, write_pointer
 from pipeline.models.shelves import SHIPPED
 
-__all__ = ["changing", "install", "locked", "staging"]
+__all__ = ["changing", "install", "locked", "staging", "staging_prefix"]
 
 MEGABYTE = 1_000_000
 
@@ -45,7 +45,7 @@ def changing(store: Path, name: str) -> Iterator[None]:
     Raises:
         ModelError: the store cannot be made or written.
     """
-    with _held(store, f".{name}@pointer.lock", lambda: None):  # no other model's lock: no name has an @
+    with _held(store, f".{name}@pointer.lock", lambda: None):
         yield
 
 
@@ -58,7 +58,7 @@ def staging(store: Path, name: str, disk_bytes: int) -> Iterator[Path]:
     Raises:
         ModelError: less than ``disk_bytes`` are free, or the disk fills up meanwhile.
     """
-    for left in store.glob(f".{name}-staging-*"):
+    for left in store.glob(f"{staging_prefix(name)}*"):
         shutil.rmtree(left, ignore_errors=True)
     free = shutil.disk_usage(store).free
     if free < disk_bytes:
@@ -68,7 +68,7 @@ def staging(store: Path, name: str, disk_bytes: int) -> Iterator[Path]:
         )
     folder = store
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}-staging-", dir=store))
+        folder = Path(tempfile.mkdtemp(prefix=staging_prefix(name), dir=store))
         yield folder
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -79,6 +79,11 @@ def staging(store: Path, name: str, disk_bytes: int) -> Iterator[Path]:
     finally:
         if folder != store:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def staging_prefix(name: str) -> str:
+    """How everything begins that is on its way into the store, or out of it; no model's name has an @."""
+    return f".{name}@staging-"
 
 
 def install(built: Path, target: Path) -> None:
@@ -96,13 +101,23 @@ def install(built: Path, target: Path) -> None:
     built.chmod(0o755)
     with changing(target.parent.parent, target.parent.name):
         first = _served_now(target.parent) is None
-        if target.exists():
-            # A worker that has the old files open keeps them; between the two renames the name is missing for a moment.
-            target.rename(built.parent / "replaced")
-        built.rename(target)
+        _put_in_place(built, target)
         sync_folder(target.parent)
         if first:
             write_pointer(target.parent, target.name)
+
+
+def _put_in_place(built: Path, target: Path) -> None:
+    """A worker that has the old files open keeps them; between the renames the name is missing for a moment."""
+    old = built.parent / "replaced"
+    if target.exists():
+        target.rename(old)
+    try:
+        built.rename(target)
+    except BaseException:  # Ctrl-C too
+        if old.exists():
+            old.rename(target)
+        raise
 
 
 @contextlib.contextmanager

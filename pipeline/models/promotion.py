@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.models.install import changing, locked
+from pipeline.models.install import changing, locked, staging_prefix
 from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer, write_pointer
 from pipeline.models.profile import profiles_of
 from pipeline.models.store import ServedModel, find_folder, promoted_version, read_model, split_spec, versions_of
@@ -72,12 +72,19 @@ def remove(
         for profile in profiles_of(store, name, version):
             profile.unlink(missing_ok=True)
         # Renamed first: what is left of it after a crash does not look like a model, and the next pull clears it away.
-        gone = store / f".{name}-staging-removed-{os.getpid()}"
+        gone = store / f"{staging_prefix(name)}removed-{os.getpid()}"
         folder.rename(gone)
-        shutil.rmtree(gone)
+        _delete(gone)
         with contextlib.suppress(OSError):  # other versions are in it
             folder.parent.rmdir()
     return folder
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_symlink():  # what it leads to is not the store's
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _folder_of(name: str, version: str, settings: Settings) -> Path:

@@ -30,7 +30,7 @@ from pipeline.factory.versions import new_version
 from pipeline.models.card import GraphFile, ModelCard, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
-from pipeline.models.store import ServedModel
+from pipeline.models.store import ServedModel, read_model
 from pipeline.settings import Settings
 
 __all__ = ["Kind", "prune", "zero_smallest"]
@@ -85,6 +85,7 @@ def prune(
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
     with locked(store, card.name, progress), staging(store, card.name, 3 * size) as scratch:
         version = new_version(store, card.name, version)
+        model = read_model(model.spec, settings)  # as it is when its turn has come
         both = scratch / "both"
         shutil.copytree(model.folder, both)
         progress(f"pruning ({kind})")

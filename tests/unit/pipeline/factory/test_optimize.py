@@ -95,6 +95,12 @@ def test_the_memory_of_a_session_is_measured_in_a_process_of_its_own(tmp_path: P
     assert memory_megabytes(tmp_path / "no.onnx") is None
 
 
+def test_what_another_command_has_made_of_the_version_meanwhile_stays(tmp_path: Path) -> None:
+    seen = mlp_classifier(tmp_path)
+    optimized(seen, tmp_path, "int8-weights")
+    assert set(optimized(seen, tmp_path, "fp16").card.variants) == {"fp32", "int8-weights", "fp16"}
+
+
 def test_without_fp32_there_is_nothing_to_optimize(tmp_path: Path) -> None:
     model = mlp_classifier(tmp_path)
     alone = {"int8": Variant(file="fp32.onnx", sha256=model.card.variants["fp32"].sha256)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.models.install import install
+from pipeline.models.install import install, locked, staging
 from pipeline.models.pointer import read_pointer, write_pointer
 
 
@@ -46,6 +46,32 @@ def test_a_version_that_stood_alone_before_there_were_pointers_goes_on_serving(t
 def test_a_version_of_a_shipped_model_does_not_promote_itself(tmp_path: Path) -> None:
     install_version(tmp_path, "2.0", name="digits-tiny")
     assert read_pointer(tmp_path / "digits-tiny") is None
+
+
+def test_a_version_that_cannot_take_its_place_leaves_the_old_one_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_version(tmp_path, "1")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == "built":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    built = tmp_path / ".staging" / "built"
+    built.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        install(built, tmp_path / "toy" / "1")
+    assert (tmp_path / "toy" / "1" / "model.toml").read_text() == "1"
+
+
+def test_a_build_leaves_what_is_being_built_of_a_model_with_a_longer_name_alone(tmp_path: Path) -> None:
+    with locked(tmp_path, "toy-staging-2", pytest.fail), staging(tmp_path, "toy-staging-2", 0) as other:
+        with locked(tmp_path, "toy", pytest.fail), staging(tmp_path, "toy", 0):
+            pass
+        assert other.exists()
 
 
 @pytest.mark.parametrize("version", ["latest", "profiles"])

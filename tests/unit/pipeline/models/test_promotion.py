@@ -117,7 +117,7 @@ def test_a_removed_version_is_gone_with_its_profiles_and_without_those_of_anothe
     assert remove("toy", "2", store) == folder(store) / "2"
     assert {path.name for path in folder(store).iterdir()} == {"1", "2.0", "latest", "profiles"}
     assert list((folder(store) / "profiles").iterdir()) == kept[1:]
-    assert not list(store.models.store_path.glob(".toy-staging*"))
+    assert not list(store.models.store_path.glob(".toy@staging*"))
 
 
 def test_the_promoted_version_is_removed_only_by_force_and_its_pointer_with_it(store: Settings) -> None:
@@ -129,6 +129,16 @@ def test_the_promoted_version_is_removed_only_by_force_and_its_pointer_with_it(s
     assert find_model("toy", store).spec == "toy@2"
     remove("toy", "2", store, force=True)
     assert not folder(store).exists()
+
+
+def test_of_a_version_that_is_a_link_the_link_alone_is_removed(store: Settings) -> None:
+    elsewhere = store.models.store_path.parent / f"{store.models.store_path.name}-elsewhere"
+    (folder(store) / "2").rename(elsewhere)
+    (folder(store) / "2").symlink_to(elsewhere)
+    remove("toy", "2", store)
+    assert not (folder(store) / "2").exists()
+    assert (elsewhere / "model.toml").exists()
+    assert not list(store.models.store_path.glob(".toy@staging*"))
 
 
 def test_a_version_whose_card_cannot_be_read_can_be_removed(store: Settings) -> None:

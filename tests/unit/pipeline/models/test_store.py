@@ -177,7 +177,7 @@ def test_a_card_that_cannot_be_read_concerns_no_other_version_and_is_listed_with
 
 def test_what_is_being_built_and_what_stands_beside_the_versions_is_no_version(tmp_path: Path, shipped: Path) -> None:
     mine = put(tmp_path)
-    for folder in (".toy-staging-abc/built", "toy/profiles", "toy/.trash"):
+    for folder in (".toy@staging-abc/built", "toy/profiles", "toy/.trash"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.toml").write_text("")
     assert list_folders(settings_for(tmp_path)) == [mine]

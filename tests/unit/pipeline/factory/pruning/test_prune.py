@@ -17,7 +17,7 @@ from pipeline.errors import ModelError
 from pipeline.factory.gates import measure as optimize_measure
 from pipeline.factory.pruning.prune import prune
 from pipeline.factory.pruning.structured import remove_neurons
-from pipeline.models.cardfile import read_card
+from pipeline.models.cardfile import read_card, write_card
 from pipeline.models.install import locked
 from pipeline.models.store import ServedModel
 from pipeline.runtime.onnx import open_session
@@ -144,5 +144,7 @@ def test_two_at_once_get_versions_of_their_own(tmp_path: Path) -> None:
         first = tmp_path / model.card.name / "2"
         first.mkdir()
         (first / "model.toml").touch()
+        write_card(replace(model.card, description="Built again."), model.folder)
     second.join(timeout=60)
     assert [version.spec for version in made] == ["mlp@3"]
+    assert made[0].card.description == "Built again.", "what is there when its turn comes is pruned"

@@ -125,7 +125,7 @@ def test_whatever_goes_wrong_leaves_the_store_as_it_was(tmp_path: Path, failure:
 
 
 def test_what_a_killed_pull_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    left = tmp_path / ".toy-staging-killed"
+    left = tmp_path / ".toy@staging-killed"
     left.mkdir()
     (left / "half.onnx").write_bytes(b"half")
     pull(tmp_path)
