@@ -20,8 +20,7 @@ LARGEST_FILE = 1_900_000_000
 
 def weights_file(tensors: Tensors, graph: Path) -> Path | None:
     """Where the weights of ``graph`` go, for a checkpoint too large for one file; else ``None``, into it."""
-    size = sum(tensors[name].nbytes for name in tensors)
-    return graph.with_name(f"{graph.name}.data") if size > LARGEST_FILE else None
+    return graph.with_name(f"{graph.name}.data") if tensors.nbytes() > LARGEST_FILE else None
 
 
 def write_graph(

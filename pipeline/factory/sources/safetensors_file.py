@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,6 @@ from pipeline.errors import ModelError
 
 __all__ = ["Tensors", "read_safetensors"]
 
-Tensors = Mapping[str, npt.NDArray[Any]]
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LONGEST_HEADER = 100_000_000  # the format's own bound
@@ -44,10 +44,24 @@ BROKEN = "it is cut off or not a safetensors file. Fetch it again."
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
+class Tensors(Mapping[str, npt.NDArray[Any]]):
+    """Tensors by name; each is read when it is asked for."""
+
+    @abstractmethod
+    def nbytes(self) -> int:
+        """How large all of them are as they come out. None is read for it."""
+
+
 class _Entry(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[Count, ...]
     data_offsets: tuple[Count, Count]
+
+    @property
+    def nbytes(self) -> int:
+        """As it comes out: floats as float32, others as they are stored."""
+        begin, end = self.data_offsets
+        return 4 * math.prod(self.shape) if "F" in self.dtype else end - begin
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -113,6 +127,9 @@ class _Sharded(Tensors):
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         return self._files[self._where[name]][name]
 
+    def nbytes(self) -> int:
+        return sum(file.nbytes() for file in self._files.values())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
@@ -132,6 +149,9 @@ class _File(Tensors):
             raise ModelError(f"{self._path}: {name} is {entry.dtype}; readable are {', '.join(DTYPES)}.")
         begin, end = (self._start + offset for offset in entry.data_offsets)
         return _decode(np.frombuffer(self._memory[begin:end], DTYPES[entry.dtype]), entry.dtype).reshape(entry.shape)
+
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self._entries.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -55,6 +55,18 @@ def test_integers_and_booleans_come_out_as_they_are(tmp_path: Path) -> None:
     assert tensors["scalar"].item() == 9
 
 
+def test_their_size_is_that_of_what_comes_out_and_nothing_is_read_for_it(tmp_path: Path) -> None:
+    header = {
+        "half": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
+        "ids": {"dtype": "I64", "shape": [2], "data_offsets": [12, 28]},
+        "single": {"dtype": "F32", "shape": [1], "data_offsets": [28, 32]},
+    }
+    tensors = read_safetensors(write(tmp_path / "model.safetensors", header, bytes(32)))
+    assert tensors.nbytes() == sum(tensors[name].nbytes for name in tensors) == 24 + 16 + 4
+    header["unreadable"] = {"dtype": "F8_E4M3", "shape": [5], "data_offsets": [0, 5]}
+    assert read_safetensors(write(tmp_path / "model.safetensors", header, bytes(32))).nbytes() == 24 + 16 + 4 + 20
+
+
 def test_it_reads_what_the_formats_own_library_writes(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
