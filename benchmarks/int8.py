@@ -96,7 +96,7 @@ def _encoder(folder: Path, build: Callable[[Path], None], feeds: Callable[[int],
 def _decoder(folder: Path, name: str) -> Sides:
     spec = DECODERS[name]
     weights = {key: RNG.normal(0, 0.02, size).astype(np.float32) for key, size in weight_shapes(spec).items()}
-    full = build_decoder(spec, weights, "fp32")
+    full = build_decoder(spec, weights)
     onnx.save(full, folder / "fp32.onnx")
     onnx.save(quantize_rows(full, least_widening=LEAST_WIDENING[name]), folder / "int8.onnx")
     layout = CacheLayout(

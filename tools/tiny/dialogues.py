@@ -11,6 +11,7 @@ import onnx
 from tokenizers import Tokenizer
 
 from pipeline.factory.decoders.graph import DecoderSpec, build_decoder
+from pipeline.factory.quantize.weight_only import quantize_weights
 from pipeline.factory.recipes.recipe import make_variant
 from pipeline.models.card import ModelCard, TextSpec
 from pipeline.models.cardfile import sha256_of
@@ -41,8 +42,9 @@ def build_dialogues(folder: Path, say: Callable[[str], None]) -> tuple[ModelCard
     model = train_gpt2(split.train, tokenizer, recipe, say)
     spec, weights = decoder_spec(model), decoder_weights(model)
     # The FP32 form is the yardstick; it is not shipped.
-    onnx.save(build_decoder(spec, weights, "fp32"), folder / "fp32.onnx")
-    onnx.save(build_decoder(spec, weights, "int8"), folder / "int8.onnx")
+    full = build_decoder(spec, weights)
+    onnx.save(full, folder / "fp32.onnx")
+    onnx.save(quantize_weights(full), folder / "int8.onnx")
     measured, answers = _measure(folder, spec, tokenizer, split.held_out)
     measured |= _known(_open(folder / "int8.onnx", spec, 1), tokenizer, split.train)
     int8, fp32 = measured["answer_perplexity"], measured["fp32_answer_perplexity"]

@@ -30,7 +30,7 @@ def write_fp32(spec: DecoderSpec, weights: Weights, folder: Path, largest: int =
     size = 4 * sum(math.prod(shape) for shape in weight_shapes(spec).values())
     outside = size > largest
     try:
-        onnx.save(build_decoder(spec, weights, "fp32", data if outside else None), graph)
+        onnx.save(build_decoder(spec, weights, data if outside else None), graph)
     except OSError as error:
         raise ModelError(f"{graph}: {size / 1e9:.1f} GB cannot be written: {error.strerror or error}.") from error
     parts = {"data": GraphFile(file=data.name, sha256=sha256_of(data))} if outside else {}

@@ -11,13 +11,12 @@ A decoder that reads images (``image_token_id``) has one input more, ``image_emb
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
 
 from pipeline.errors import ModelError
-from pipeline.factory.decoders.projections import BLOCK, projections_for
+from pipeline.factory.decoders.projections import Projections
 from pipeline.factory.decoders.shapes import DecoderShape, decoder_shape
 from pipeline.factory.decoders.spec import DecoderSpec, Weights, checked_weights
 from pipeline.factory.graph import CONTRIB, GraphWriter, Shape
@@ -28,28 +27,23 @@ __all__ = ["DecoderSpec", "build_decoder"]
 TURNED = 16
 
 
-def build_decoder(
-    spec: DecoderSpec, weights: Weights, precision: Literal["int8", "fp32"], data: Path | None = None
-) -> onnx.ModelProto:
-    """Write the graph of a decoder.
+def build_decoder(spec: DecoderSpec, weights: Weights, data: Path | None = None) -> onnx.ModelProto:
+    """Write the FP32 graph of a decoder.
 
     Args:
         spec: its numbers.
         weights: float32, by the names in :mod:`pipeline.factory.decoders.spec`.
-        precision: ``int8`` quantizes every matrix (see :mod:`pipeline.factory.decoders.projections`), ``fp32`` none.
         data: a file to put the weights into, beside the graph, which cannot hold more than 2 GB.
 
     Raises:
-        ModelError: a weight is missing, unknown or of the wrong shape, a width is not a multiple of 32 in ``int8``, or
-            the heads have a size that ONNX Runtime does not turn.
+        ModelError: a weight is missing, unknown or of the wrong shape, or the heads have a size that ONNX Runtime does
+            not turn.
     """
-    if precision == "int8":
-        _check_widths(spec)
     if spec.shape == "llama" and spec.head_size % TURNED:
         raise ModelError(f"decoder: heads of {spec.head_size}; rotary positions want a multiple of {TURNED}.")
     weights = checked_weights(spec, weights)
     graph = GraphWriter(f"{spec.shape}-{spec.layers}x{spec.hidden}", data)
-    projections = projections_for(precision, graph, weights)
+    projections = Projections(graph, weights)
     shape = decoder_shape(spec, graph, weights, projections)
     _declare(spec, graph)
     residual = shape.embed()
@@ -61,13 +55,7 @@ def build_decoder(
         following = f"layers.{layer + 1}.attn_norm" if layer + 1 < spec.layers else "final_norm"
         normed, residual = shape.add_norm(shape.mlp(normed, name), residual, f"{name}.down", following)
     projections.head(_at(graph, normed), "head" if spec.untied else "embed", "logits")
-    return graph.model(f"{precision} decoder with a KV cache, written by Millrace")
-
-
-def _check_widths(spec: DecoderSpec) -> None:
-    for width in (spec.hidden, spec.mlp, spec.heads * spec.head_size):
-        if width % BLOCK:
-            raise ModelError(f"decoder: a width of {width} is not a multiple of {BLOCK}, the block of INT8 weights.")
+    return graph.model("fp32 decoder with a KV cache, written by Millrace")
 
 
 def _declare(spec: DecoderSpec, graph: GraphWriter) -> None:

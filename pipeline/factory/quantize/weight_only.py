@@ -1,7 +1,8 @@
-"""INT8 weights for the matrix products of any graph: what ``build_decoder(..., "int8")`` writes, made of FP32 ONNX.
+"""INT8 weights for the matrix products of any FP32 graph.
 
-Blocks of 32 weights share a scale (see :mod:`pipeline.factory.decoders.projections`); activations are quantized inside
-the product, per row and block, so a row's result does not depend on its batch, and nothing needs calibration.
+Blocks of 32 weights share a scale (see :mod:`pipeline.factory.quantize.blocks`). ONNX Runtime's MatMulNBits with
+``accuracy_level`` 4 multiplies in int8: activations are quantized inside the product, per row and block, so no scale
+spans two rows, a row's result does not depend on its batch, and nothing needs calibration.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from pipeline.factory.decoders.projections import BLOCK, quantize_blocks
 from pipeline.factory.graph import CONTRIB
+from pipeline.factory.quantize.blocks import BLOCK, quantize_blocks
 from pipeline.factory.quantize.plan import Layer, find_layers
 from pipeline.factory.quantize.rebuild import rebuilt
 

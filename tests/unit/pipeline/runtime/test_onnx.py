@@ -23,6 +23,7 @@ from pipeline.engine import Engine
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.graph import DecoderSpec, build_decoder
 from pipeline.factory.decoders.spec import weight_shapes
+from pipeline.factory.quantize.weight_only import quantize_weights
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.store import SHIPPED, ServedModel
 from pipeline.runtime.cuda import gpu_count
@@ -79,7 +80,8 @@ def decoder(folder: Path, shape: Any = "llama", precision: Any = "int8") -> Path
         for name, size in weight_shapes(spec).items()
     }
     path = folder / f"{shape}-{precision}.onnx"
-    onnx.save(build_decoder(spec, weights, precision), path)
+    full = build_decoder(spec, weights)
+    onnx.save(quantize_weights(full) if precision == "int8" else full, path)
     return path
 
 

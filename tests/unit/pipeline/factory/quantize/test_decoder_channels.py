@@ -40,7 +40,7 @@ def save_fp32(folder: Path, shape: Any, data: bool = False) -> Path:
             weights[name] = np.ones(64, np.float32)
             weights[name][[3, 40]] = 30
     path = folder / "fp32.onnx"
-    onnx.save(build_decoder(spec, weights, "fp32", folder / "fp32.onnx.data" if data else None), path)
+    onnx.save(build_decoder(spec, weights, folder / "fp32.onnx.data" if data else None), path)
     return path
 
 

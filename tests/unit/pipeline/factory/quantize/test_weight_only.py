@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
 
-from pipeline.factory.decoders.graph import build_decoder
-from pipeline.factory.decoders.spec import DecoderSpec, weight_shapes
+from pipeline.factory.decoders.spec import DecoderSpec
 from pipeline.factory.graph import GraphWriter
 from pipeline.factory.quantize.float16 import to_float16
 from pipeline.factory.quantize.weight_only import quantize_weights
+from tests.unit.pipeline.factory.quantize.decoders import SLOTS, fp32, opened, some_ids, steps
 
 SHAPES = ("llama", "gpt2")
-
-
-def a_decoder(shape: Any) -> tuple[DecoderSpec, dict[str, npt.NDArray[np.float32]]]:
-    spec = DecoderSpec(
-        shape=shape, layers=2, hidden=64, heads=4, kv_heads=4, head_size=16, mlp=96, vocabulary=80, max_length=32
-    )
-    rng = np.random.default_rng(3)
-    return spec, {name: rng.normal(0, 0.2, size).astype(np.float32) for name, size in weight_shapes(spec).items()}
 
 
 def logits(model: onnx.ModelProto, spec: DecoderSpec, cache: type[np.floating[Any]] = np.float32) -> Any:
@@ -40,18 +32,49 @@ def logits(model: onnx.ModelProto, spec: DecoderSpec, cache: type[np.floating[An
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_int8_made_of_the_fp32_graph_is_what_the_builder_of_decoders_writes(shape: str) -> None:
-    spec, weights = a_decoder(shape)
-    ours = quantize_weights(build_decoder(spec, weights, "fp32"))
-    built = build_decoder(spec, weights, "int8")
-    np.testing.assert_array_equal(logits(ours, spec), logits(built, spec))
-    assert abs(ours.ByteSize() - built.ByteSize()) < 4_000  # the tied table is there once
+def test_a_decoder_stays_close_to_fp32(tmp_path: Path, shape: str) -> None:
+    spec, model = fp32(shape)
+    full = steps(opened(tmp_path, spec, model), some_ids())
+    ours = steps(opened(tmp_path, spec, quantize_weights(model)), some_ids())
+    assert 0 < np.linalg.norm(full - ours) / np.linalg.norm(full) < 0.03, "0 would mean that nothing was quantized"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_row_is_bit_equal_alone_and_beside_an_outlier(tmp_path: Path, shape: str) -> None:
+    """Dynamic quantization with one scale a tensor fails this."""
+    spec, model = fp32(shape, outlier=1_000.0)
+    decoder, ids = opened(tmp_path, spec, quantize_weights(model)), some_ids()
+    ids[1] = 5
+    together = steps(decoder, ids)
+    for row in range(SLOTS):
+        np.testing.assert_array_equal(together[:, row], steps(decoder, ids[row : row + 1], first=row)[:, 0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prompt_in_chunks_comes_to_what_it_does_at_once(tmp_path: Path, shape: str) -> None:
+    spec, model = fp32(shape)
+    decoder, ids = opened(tmp_path, spec, quantize_weights(model)), some_ids()[:1]
+    whole = decoder.step(0, ids, np.array([0])).copy()
+    decoder.step(1, ids[:, :4], np.array([0]))
+    np.testing.assert_allclose(decoder.step(1, ids[:, 4:], np.array([4])), whole, atol=2e-3)
+
+
+@pytest.mark.parametrize(("untied", "tables"), [(False, 1), (True, 2)])
+def test_a_table_that_is_the_head_too_is_there_once(untied: bool, tables: int) -> None:
+    _, model = fp32("llama", untied=untied)
+    sizes = [list(item.dims) for item in quantize_weights(model).graph.initializer]
+    assert [80, 64] in sizes, "the table"
+    assert sum(int(np.prod(size)) == 80 * 64 for size in sizes) == tables
+
+
+def test_the_same_weights_give_the_same_file() -> None:
+    first, second = (quantize_weights(fp32("llama")[1]).SerializeToString() for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_fp16_has_half_the_weights_and_caches_and_float32_logits(shape: str) -> None:
-    spec, weights = a_decoder(shape)
-    full = build_decoder(spec, weights, "fp32")
+    spec, full = fp32(shape)
     half = to_float16(full)
     assert half.ByteSize() < 0.6 * full.ByteSize()
     expected, got = logits(full, spec), logits(half, spec, np.float16)
