@@ -9,6 +9,7 @@ shipped shelf's (:mod:`pipeline.models.pointer`).
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -114,9 +115,11 @@ def find_folder(spec: str, settings: Settings) -> Path:
     """The folder of ``name`` or ``name@version``; nothing in it is read. Raises ModelError."""
     name, version = split_spec(spec)
     folders = versions_of(name, settings)
-    if (version is not None and version not in folders) or not folders:
+    if version is None and folders:
+        version = promoted_version(name, settings)
+    if version not in folders:
         raise ModelError(_not_found(name, version, settings))
-    return folders[version or promoted_version(name, settings)]
+    return folders[version]
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:
@@ -203,14 +206,25 @@ def _listed(versions: Iterable[str]) -> str:
 
 def _names(settings: Settings) -> set[str]:
     """Of the models that have a version on a shelf."""
-    return {folder.parent.name for shelf in _shelves(settings) for folder in _folders(shelf, "*")}
+    named = {(shelf, entry.name) for shelf in _shelves(settings) for entry in _entries(shelf)}
+    return {name for shelf, name in named if any(_folders(shelf, name))}
 
 
 def _folders(shelf: Path, name: str) -> Iterator[Path]:
     """Folders with a card; what is being built has them too, under names that no model has."""
-    for folder in (card.parent for card in shelf.glob(f"{name}/*/{CARD_FILE}")):
-        if SPEC.fullmatch(f"{folder.parent.name}@{folder.name}") and folder.name not in RESERVED:
+    for folder in _entries(shelf / name):
+        version = SPEC.fullmatch(f"{name}@{folder.name}") and folder.name not in RESERVED
+        if version and os.path.exists(folder / CARD_FILE):  # noqa: PTH110 - Path's raises where it may not look
             yield folder
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in ``folder``: nothing where it is none, may not be looked into, or went away just now."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries]
+    except OSError:
+        return []
 
 
 def _not_found(name: str, version: str | None, settings: Settings) -> str:

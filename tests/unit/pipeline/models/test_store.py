@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +184,34 @@ def test_what_is_being_built_and_what_stands_beside_the_versions_is_no_version(t
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "model.toml").write_text("")
     assert list_folders(settings_for(tmp_path)) == [mine]
+
+
+def test_what_goes_away_while_the_store_is_looked_through_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Path
+) -> None:
+    mine, gone = put(tmp_path), put(tmp_path, "gone").parent
+    scandir = os.scandir
+
+    def look(folder: Any) -> Any:
+        """The folder is there when the store is listed, and not when it is its own turn."""
+        if str(folder) == str(gone):
+            shutil.rmtree(gone, ignore_errors=True)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", look)
+    assert list_folders(settings_for(tmp_path)) == [mine]
+
+
+def test_a_promoted_version_that_was_away_for_a_moment_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while it is built again in place: it came back after the folders were listed."""
+    put(tmp_path)
+    put(tmp_path, version="2.0")
+    monkeypatch.setattr("pipeline.models.store.promoted_version", lambda *_: "1.0")
+    shutil.rmtree(tmp_path / "toy" / "1.0")
+    with pytest.raises(ModelError, match=r"model toy has no version '1\.0'"):
+        find_model("toy", settings_for(tmp_path))
 
 
 @pytest.mark.parametrize(
