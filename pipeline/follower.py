@@ -24,6 +24,8 @@ __all__ = ["Follower"]
 
 LOG = logging.getLogger(__name__)
 JOIN_S = 1.0
+OPEN_TIMEOUT_S = 300.0
+"""Longer than any model takes to open: one that hangs must not keep others from being promoted."""
 
 
 class Follower:
@@ -99,7 +101,11 @@ class Follower:
                 "it expects that. Give the new one a name of its own."
             )
         self._opening = asyncio.run_coroutine_threadsafe(self._lanes.take_over(index, self._make_lane(model)), loop)
-        self._opening.result()
+        try:
+            self._opening.result(OPEN_TIMEOUT_S)
+        except TimeoutError:
+            self._opening.cancel()
+            raise ModelError(f"{model.spec} was not open after {OPEN_TIMEOUT_S:g} s: its warm-up hangs.") from None
         return model.spec
 
     def _refused(self, name: str, serving: str, error: Exception) -> None:

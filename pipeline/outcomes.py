@@ -46,9 +46,9 @@ def prepare_request(task: ModelTask[Any], request: InferenceRequest) -> Prepared
     began = time.perf_counter()
     try:
         value, weight = task.prepare(request)
-    except RecordError:
+    except (RecordError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic of the tokenizers library is no Exception, and the record would be lost
         LOG.exception("request %s: preparing it failed unexpectedly", request.id)
         raise PrepareError(f"preparing the input failed: {type(error).__name__}: {error}") from error
     return Prepared(value=value, weight=weight, began_at=began, ended_at=time.perf_counter())

@@ -27,7 +27,7 @@ def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, s
         The model, and the version that was promoted before, if there was one.
 
     Raises:
-        ModelError: there is no such version, it is damaged, or the store cannot be written.
+        ModelError: there is no such version, it is damaged or for another task, or the store cannot be written.
     """
     store = settings.models.store_path
     split_spec(f"{name}@{version}")
@@ -37,8 +37,23 @@ def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, s
     with changing(store, name), _writing(store):
         find_folder(model.spec, settings)  # it may have been removed meanwhile
         before = _promoted(name, settings)
+        _check_task(model, before, settings)
         write_pointer(store / name, version)
     return model, before
+
+
+def _check_task(model: ServedModel, before: str | None, settings: Settings) -> None:
+    if before is None:
+        return
+    try:
+        task = read_model(f"{model.card.name}@{before}", settings).card.task
+    except ModelError:
+        return  # the way back from a damaged version stays open
+    if task != model.card.task:
+        raise ModelError(
+            f"{model.spec} does {model.card.task} and {model.card.name}@{before} does {task}: what asks for the name "
+            "expects that. Give the new one a name of its own."
+        )
 
 
 def remove(

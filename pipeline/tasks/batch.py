@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ from schemas.messages import InferenceRequest
 
 __all__ = ["BatchModel", "BatchTask"]
 
+LOG = logging.getLogger(__name__)
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -121,6 +123,9 @@ class BatchTask(Generic[P, R]):
             return self._model.settle(job.request, job.prepared, row, batch_size)
         except RecordError as error:
             return error
+        except Exception as error:  # whatever it is, the worker must not die of this record again and again
+            LOG.exception("request %s: its answer could not be made", job.request.id)
+            return InferenceError(f"the model's output could not be made an answer: {type(error).__name__}: {error}")
 
     def _probe(self) -> None:
         """Tell a record's fault from the session's: run an input known to be good."""

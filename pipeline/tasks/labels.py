@@ -47,9 +47,12 @@ def asked_top_k(request: InferenceRequest, default: int = DEFAULT_TOP_K) -> int:
 def read_labels(file: Path) -> tuple[str, ...]:
     """The lines of a labels file. Raises ModelError."""
     try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
+        labels = tuple(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{file}: the labels cannot be read: {error}") from error
+    if not labels:
+        raise ModelError(f"{file}: it names no class. Build the model again with --labels.")
+    return labels
 
 
 def check_labels(row: Floats, labels: Sequence[str], path: Path, file: Path) -> None:

@@ -6,7 +6,9 @@ one's own too, unless the user says otherwise: whoever tunes a pretrained networ
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -90,7 +92,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _download(source: Source, weights: Any) -> dict[str, Any]:
     try:
-        return cast(dict[str, Any], weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub says where it downloads from, and JSON goes there
+            return cast(dict[str, Any], weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:  # no network, no room, or not the file that was expected
         raise ModelError(
             f"{source.origin}: torchvision's weights {weights} cannot be downloaded: {error}. "

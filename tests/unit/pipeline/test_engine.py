@@ -336,6 +336,33 @@ async def test_an_unexpected_failure_of_preparing_is_the_records_alone(
     assert text(await engine.submit(text_request("on"))) == "on"
 
 
+async def test_a_panic_of_a_library_while_preparing_is_the_records_alone(
+    start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        """As Rust libraries raise it: no Exception."""
+
+    def panic(*_: object) -> None:
+        raise Panic("stack overflow")
+
+    engine = await start_engine()
+    monkeypatch.setattr("pipeline.tasks.pixels.decode_view", panic)
+    with pytest.raises(PrepareError, match="Panic: stack overflow"):
+        await engine.submit(image_request())
+    assert text(await engine.submit(text_request("on"))) == "on"
+
+
+async def test_an_output_that_no_answer_can_be_made_of_is_that_records_error_and_the_engine_goes_on(
+    start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await start_engine()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.tasks.classification.top_labels", lambda *_: 1 // 0)
+        with pytest.raises(InferenceError, match="ZeroDivisionError"):
+            await engine.submit(image_request())
+    assert (await engine.submit(image_request())).status == "ok"
+
+
 async def test_metrics_tell_what_happened(start_engine: StartEngine) -> None:
     engine = await start_engine()
     await engine.submit(image_request())

@@ -421,3 +421,20 @@ async def test_closing_the_engine_leaves_a_swap_that_is_under_way(tmp_path: Path
     leave.set()
     assert await asyncio.wait_for(closing, 10)
     assert served.swaps("ok") == served.swaps("refused") == 0
+
+
+async def test_a_version_whose_opening_hangs_is_refused_in_the_end_and_the_next_one_is_taken(
+    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.follower.OPEN_TIMEOUT_S", 0.1)
+    put_two(tmp_path)
+    put_version(tmp_path, "3")
+    served = await serve()
+    hang = threading.Event()
+    served.device.opening["2"] = lambda: (hang.wait(10), None)[1]
+    served.promote("2")
+    await until(lambda: served.swaps("refused"))
+    assert await served.version_of_answer() == "1"
+    served.promote("3")
+    await served.serves("3")
+    hang.set()

@@ -11,6 +11,7 @@ from pipeline.models.pointer import read_pointer, write_pointer
 from pipeline.models.profile import Point, Profile, profile_path, write_profile
 from pipeline.models.promotion import promote, remove
 from pipeline.models.store import ServedModel, find_model, pointed_version, read_model
+from pipeline.runtime.fakes import fake_generator
 from pipeline.settings import ModelSettings, Settings
 from tests.model_store import put_version
 
@@ -86,6 +87,13 @@ def test_a_damaged_version_is_not_promoted(store: Settings) -> None:
     with pytest.raises(ModelError, match="is damaged"):
         promote("toy", "2", store)
     assert read_pointer(folder(store)) == "1"
+
+
+def test_a_version_for_another_task_is_not_promoted(store: Settings) -> None:
+    put_version(store.models.store_path, "3", make=fake_generator)
+    with pytest.raises(ModelError, match="toy@3 does text-generation and toy@1 does image-classification"):
+        promote("toy", "3", store)
+    assert pointed_version("toy", store) == "1"
 
 
 def test_promoting_mends_a_damaged_pointer(store: Settings) -> None:
