@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.progress import Progress
@@ -80,8 +81,16 @@ def _build(family: Family, source: Source, name: str, version: str, scratch: Pat
     built.mkdir()
     rest.mkdir()
     progress(f"building with the family {family.name}")
-    card = family.build(source, Workbench(name=name, version=version, folder=built, scratch=rest, progress=progress))
-    write_card(card, built)
+    bench = Workbench(name=name, version=version, folder=built, scratch=rest, progress=progress)
+    try:
+        write_card(family.build(source, bench), built)
+    except (ModelError, OSError):
+        raise
+    except Exception as error:  # files that contradict themselves fail wherever the first number of theirs is used
+        raise ModelError(
+            f"{source.origin}: its files contradict themselves, or are not those of the family {family.name}: "
+            f"{type(error).__name__}: {error}. Check config.json, or what the file was exported with."
+        ) from error
     return built
 
 

@@ -42,5 +42,5 @@ def read_json_objects(path: Path) -> list[dict[str, Any]]:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read: {error}. Fetch the model again.") from error

@@ -143,6 +143,18 @@ def test_a_family_that_fails_leaves_the_store_as_it_was(make: Make, tmp_path: Pa
     assert contents(tmp_path) == set()
 
 
+@pytest.mark.parametrize("fault", [ZeroDivisionError("division by zero"), KeyError("layers.0.qkv"), RecursionError()])
+def test_files_that_contradict_themselves_are_told_by_name_and_leave_the_store_as_it_was(
+    make: Make, tmp_path: Path, fault: Exception
+) -> None:
+    def stumble(source: Source, bench: Workbench) -> ModelCard:
+        raise fault
+
+    with pytest.raises(ModelError, match=f"contradict themselves.*toys: {type(fault).__name__}"):
+        make(by=stumble)
+    assert list(tmp_path.glob("toy/*")) == []
+
+
 def test_a_graph_that_does_not_fit_its_labels_is_not_installed(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="2 labels"):
         make(lambda source, bench: build_toy(source, bench, classes=3))

@@ -27,7 +27,7 @@ def test_a_file_that_may_be_missing_has_a_stand_in_and_another_is_refused(tmp_pa
         read_json_object(tmp_path / "some.json")
 
 
-@pytest.mark.parametrize("text", ["{", "", "\udcff"])
+@pytest.mark.parametrize("text", ["{", "", "\udcff", "[" * 100_000], ids=["cut", "empty", "binary", "deep"])
 def test_damage_is_refused_even_where_a_file_may_be_missing(tmp_path: Path, text: str) -> None:
     (tmp_path / "some.json").write_bytes(text.encode(errors="surrogateescape"))
     for read in (read_json_objects, lambda path: read_json_object(path, missing={})):
