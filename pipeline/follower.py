@@ -95,11 +95,7 @@ class Follower:
         model = watch.look(serving.model, serving.variant)
         if model is None:
             return None
-        if model.card.task != serving.model.card.task:
-            raise ModelError(
-                f"{model.spec} does {model.card.task} and {serving.name} does {serving.model.card.task}: what asks for "
-                "it expects that. Give the new one a name of its own."
-            )
+        model.check_replaces(serving.model)
         self._opening = asyncio.run_coroutine_threadsafe(self._lanes.take_over(index, self._make_lane(model)), loop)
         try:
             self._opening.result(OPEN_TIMEOUT_S)

@@ -46,14 +46,10 @@ def _check_task(model: ServedModel, before: str | None, settings: Settings) -> N
     if before is None:
         return
     try:
-        task = read_model(f"{model.card.name}@{before}", settings).card.task
+        replaced = read_model(f"{model.card.name}@{before}", settings)
     except ModelError:
         return  # the way back from a damaged version stays open
-    if task != model.card.task:
-        raise ModelError(
-            f"{model.spec} does {model.card.task} and {model.card.name}@{before} does {task}: what asks for the name "
-            "expects that. Give the new one a name of its own."
-        )
+    model.check_replaces(replaced)
 
 
 def remove(

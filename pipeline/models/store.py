@@ -77,6 +77,14 @@ class ServedModel(Struct, frozen=True, kw_only=True):
         """The main ONNX file of a variant. Raises KeyError for one that the model lacks."""
         return self.card.variant_path(self.folder, variant)
 
+    def check_replaces(self, before: ServedModel) -> None:
+        """Check that this one may stand in the place of ``before``. Raises ModelError when it is for another task."""
+        if self.card.task != before.card.task:
+            raise ModelError(
+                f"{self.spec} does {self.card.task} and {before.spec} does {before.card.task}: what asks for it "
+                "expects that. Give the new one a name of its own."
+            )
+
     def verify(self, variant: VariantName) -> None:
         """Check the SHA-256 of a variant and of the files beside it. Raises ModelError when one is not as it was."""
         check_variant(self.card, self.folder, variant)
