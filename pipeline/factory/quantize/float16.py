@@ -60,15 +60,19 @@ def _halved_node(node: Any) -> Any:
     return copy
 
 
-def _cast_inputs(graph: Any) -> list[Any]:
-    """Retype the caches; a Cast behind each other input in float32, whose readers get its output."""
-    casts = []
-    for item in graph.input:
-        if item.type.tensor_type.elem_type != TensorProto.FLOAT:
-            continue
+def _to_cast(items: Any) -> list[Any]:
+    """The inputs or outputs in float32 that stay so; the caches among them become float16."""
+    floats = [item for item in items if item.type.tensor_type.elem_type == TensorProto.FLOAT]
+    for item in floats:
         if item.name.startswith(CACHES):
             item.type.tensor_type.elem_type = TensorProto.FLOAT16
-            continue
+    return [item for item in floats if not item.name.startswith(CACHES)]
+
+
+def _cast_inputs(graph: Any) -> list[Any]:
+    """A Cast behind each input in float32 but the caches, whose readers get its output."""
+    casts = []
+    for item in _to_cast(graph.input):
         half = f"{item.name}_float16"
         for node in graph.node:
             node.input[:] = [half if name == item.name else name for name in node.input]
@@ -77,13 +81,9 @@ def _cast_inputs(graph: Any) -> list[Any]:
 
 
 def _cast_outputs(graph: Any) -> list[Any]:
+    """A Cast before each output in float32 but the caches."""
     casts = []
-    for item in graph.output:
-        if item.type.tensor_type.elem_type != TensorProto.FLOAT:
-            continue
-        if item.name.startswith(CACHES):
-            item.type.tensor_type.elem_type = TensorProto.FLOAT16
-            continue
+    for item in _to_cast(graph.output):
         half = f"{item.name}_float16"
         for node in graph.node:
             node.input[:] = [half if name == item.name else name for name in node.input]
