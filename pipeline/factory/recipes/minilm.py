@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.factory.family import Workbench
 from pipeline.factory.gates.gate import INVARIANT, Gate
 from pipeline.factory.gates.invariance import largest_difference
 from pipeline.factory.gates.sentences import compare_embeddings, sentence_groups
+from pipeline.factory.quantize.calibration import MAIN, observe
 from pipeline.factory.quantize.qdq import U8S8
 from pipeline.factory.quantize.static import calibrate
 from pipeline.factory.recipes.recipe import Kitchen, Recipe, check_gate, make_variant
@@ -25,10 +25,9 @@ from pipeline.factory.sources.fetch import Wheel, extract
 from pipeline.factory.sources.huggingface_folder import read_folder
 from pipeline.models.card import EncoderSpec, ModelCard
 from pipeline.models.store import ServedModel
-from pipeline.runtime.huggingface import open_tokenizer
 from pipeline.runtime.onnx import OnnxBackend
 from pipeline.settings import RuntimeSettings, Settings
-from pipeline.tasks.text_batch import TextEncoder, padded_length
+from pipeline.tasks.text_batch import TextEncoder
 
 __all__ = ["RECIPE"]
 
@@ -46,7 +45,6 @@ POOLING = "1_Pooling/config.json"
 SMOOTHING = 0.8
 METHOD = f"static QDQ U8S8 per channel, weight pairs within 16 bits, smoothed by {SMOOTHING}, MinMax calibration"
 GATE = Gate(at_least={"mean_cosine": 0.995, "min_cosine": 0.99, "nearest_as_good": 0.98})
-BATCH = 16
 # Sentences of the length that people search for, and paragraphs of eight, as documents are.
 PARAGRAPH = 8
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -59,7 +57,9 @@ def build(kitchen: Kitchen) -> ModelCard:
         raise TypeError("This is a bug: the family bert gave embeddings no encoder.")
     groups = sentence_groups()
     kitchen.progress("quantizing to INT8")
-    calibrated = calibrate(kitchen.folder / "fp32.onnx", _batches(_texts(groups[::2]), kitchen.folder, card.encoder))
+    samples = [Sample(text=text) for text in _texts(groups[::2])]
+    seen = observe(ServedModel(card=card, folder=kitchen.folder), "fp32", samples, Settings())
+    calibrated = calibrate(kitchen.folder / "fp32.onnx", [one.feeds[MAIN] for one in seen])
     onnx.save(calibrated.smoothed(SMOOTHING).quantized(U8S8), kitchen.folder / "int8.onnx")
     kitchen.progress("comparing INT8 with FP32")
     int8 = make_variant(kitchen.folder, "int8", METHOD, {})
@@ -96,20 +96,6 @@ def _texts(groups: Sequence[Sequence[str]]) -> list[str]:
     columns = (list(column) for column in zip(*groups, strict=True))
     parts = (column[first : first + PARAGRAPH] for column in columns for first in range(0, len(column), PARAGRAPH))
     return sentences + [" ".join(part) for part in parts]
-
-
-def _batches(texts: Sequence[str], folder: Path, spec: EncoderSpec) -> Iterator[Feeds]:
-    """As :class:`TextEncoder` pads and groups them."""
-    codec = open_tokenizer(folder / spec.tokenizer)
-    by_length: dict[int, list[list[int]]] = defaultdict(list)
-    for tokens in map(codec.encode_whole, texts):
-        by_length[padded_length(len(tokens), spec.max_length)].append(tokens)
-    for length, rows in sorted(by_length.items()):
-        for first in range(0, len(rows), BATCH):
-            part = rows[first : first + BATCH]
-            ids = np.array([row + [spec.pad_token_id] * (length - len(row)) for row in part], np.int64)
-            counts = np.array([[len(row)] for row in part])
-            yield {"input_ids": ids, "attention_mask": (np.arange(length) < counts).astype(np.int64)}
 
 
 def _measure(model: ServedModel, spec: EncoderSpec, texts: Sequence[str]) -> dict[str, float]:
