@@ -99,14 +99,7 @@ def _decoder(folder: Path, name: str) -> Sides:
     full = build_decoder(spec, weights)
     onnx.save(full, folder / "fp32.onnx")
     onnx.save(quantize_rows(full, least_widening=LEAST_WIDENING[name]), folder / "int8.onnx")
-    layout = CacheLayout(
-        layers=spec.layers,
-        slots=BATCH,
-        kv_heads=spec.kv_heads,
-        max_length=spec.max_length,
-        head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )
+    layout = CacheLayout.of(spec, slots=BATCH, max_length=spec.max_length)
     step = np.ones((BATCH, 1), np.int64), np.full(BATCH, PAST, np.int64)
     decoders = {side: OnnxBackend(CPU).open_decoder(folder / f"{side}.onnx", layout) for side in SIDES}
     return {side: partial(_timed, partial(decoder.step, 0, *step)) for side, decoder in decoders.items()}

@@ -34,6 +34,19 @@ class SessionError(Exception):
     """A run failed. Whether a record or the device is to blame is for the caller to find out."""
 
 
+class _Decoder(Protocol):
+    """What a card, and what the factory, says of a decoder."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_size(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLayout:
     """The KV cache of a decoder: for each layer, keys and values [slots, kv_heads, max_length, head_size]."""
@@ -44,6 +57,18 @@ class CacheLayout:
     max_length: int
     head_size: int
     vocabulary: int
+
+    @classmethod
+    def of(cls, decoder: _Decoder, *, slots: int, max_length: int) -> CacheLayout:
+        """That of ``decoder``, with room for ``slots`` sequences of ``max_length`` tokens."""
+        return cls(
+            layers=decoder.layers,
+            slots=slots,
+            kv_heads=decoder.kv_heads,
+            max_length=max_length,
+            head_size=decoder.head_size,
+            vocabulary=decoder.vocabulary,
+        )
 
 
 class Session(Protocol):

@@ -77,14 +77,8 @@ class Decoding:
 
     def open(self) -> str:
         """Load the decoder, make its cache and warm both up; the provider's name. Raises ModelError."""
-        layout = CacheLayout(
-            layers=self._spec.layers,
-            slots=self._max_slots + 1,  # The last one is for probes, which must not write into anybody's cache.
-            kv_heads=self._spec.kv_heads,
-            max_length=self.capacity,
-            head_size=self._spec.head_size,
-            vocabulary=self._spec.vocabulary,
-        )
+        # The last one is for probes, which must not write into anybody's cache.
+        layout = CacheLayout.of(self._spec, slots=self._max_slots + 1, max_length=self.capacity)
         self._decoder = self._backend.open_decoder(self._path, layout)
         self._warm_up()
         return self._decoder.provider

@@ -40,14 +40,7 @@ def chat(settings: Settings) -> ServedModel:
 def decoder(chat: ServedModel) -> OnnxDecoder:
     text = chat.card.text
     assert text is not None
-    layout = CacheLayout(
-        layers=text.layers,
-        slots=SLOTS,
-        kv_heads=text.kv_heads,
-        max_length=LENGTH,
-        head_size=text.head_size,
-        vocabulary=text.vocabulary,
-    )
+    layout = CacheLayout.of(text, slots=SLOTS, max_length=LENGTH)
     return OnnxBackend(CPU).open_decoder(chat.path("int8"), layout)
 
 

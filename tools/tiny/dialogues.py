@@ -98,14 +98,7 @@ def _changed_by_company(decoder: DecoderSession, dialogues: Sequence[list[int]])
 
 
 def _open(path: Path, spec: DecoderSpec, slots: int) -> DecoderSession:
-    layout = CacheLayout(
-        layers=spec.layers,
-        slots=slots,
-        kv_heads=spec.kv_heads,
-        max_length=spec.max_length,
-        head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )
+    layout = CacheLayout.of(spec, slots=slots, max_length=spec.max_length)
     return OnnxBackend(RuntimeSettings(provider="cpu")).open_decoder(path, layout)
 
 

@@ -63,14 +63,7 @@ def compare_text_models(
 def open_decoder(model: ServedModel, variant: VariantName, settings: Settings, slots: int) -> DecoderSession:
     """A variant's decoder on the CPU, with empty caches for short texts."""
     spec = _text(model)
-    layout = CacheLayout(
-        layers=spec.layers,
-        slots=slots,
-        kv_heads=spec.kv_heads,
-        max_length=min(spec.max_length, _capacity(model)),
-        head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )
+    layout = CacheLayout.of(spec, slots=slots, max_length=_capacity(model))
     return cpu(settings).open_decoder(graph_paths(model, variant)[MAIN], layout)
 
 
@@ -85,7 +78,9 @@ def read_rows(model: ServedModel, samples: Sequence[Sample], settings: Settings)
     spec = _text(model)
     codec = cpu(settings).open_tokenizer(model.folder / spec.tokenizer)
     capacity = _capacity(model)
-    read = [_read(model, codec, sample, number) for number, sample in enumerate(samples[:ROWS], 1)]
+    template = load_chat_template(model.folder / spec.chat_template) if spec.chat_template else None
+    reader = PromptReader(spec, codec, template, spec.max_length)
+    read = [_read(model, codec, reader, sample, number) for number, sample in enumerate(samples[:ROWS], 1)]
     tokens = [ids[:capacity] for ids, _ in read]
     if not tokens or min(map(len, tokens)) < 2:
         raise ModelError(f"model {model.spec}: a sample must have at least two tokens, to see which follows which.")
@@ -96,10 +91,10 @@ def read_rows(model: ServedModel, samples: Sequence[Sample], settings: Settings)
     return _Rows(ids=ids, lengths=lengths, image_at=tuple(at for _, at in read))
 
 
-def _read(model: ServedModel, codec: TextCodec, sample: Sample, number: int) -> tuple[list[int], int]:
+def _read(
+    model: ServedModel, codec: TextCodec, reader: PromptReader, sample: Sample, number: int
+) -> tuple[list[int], int]:
     spec, vision = _text(model), model.card.vision
-    template = load_chat_template(model.folder / spec.chat_template) if spec.chat_template else None
-    reader = PromptReader(spec, codec, template, spec.max_length)
     answer = codec.encode(sample.answer) if sample.answer else []
     try:
         if vision is not None:

@@ -103,14 +103,7 @@ def _measure(model: GgufModel, folder: Path) -> dict[str, float]:
 
 def _open(model: GgufModel, path: Path, slots: int) -> OnnxDecoder:
     spec = model.spec
-    layout = CacheLayout(
-        layers=spec.layers,
-        slots=slots,
-        kv_heads=spec.kv_heads,
-        max_length=2 * COMPARED_TOKENS,
-        head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )
+    layout = CacheLayout.of(spec, slots=slots, max_length=2 * COMPARED_TOKENS)
     return OnnxBackend(RuntimeSettings(provider="cpu")).open_decoder(path, layout)
 
 

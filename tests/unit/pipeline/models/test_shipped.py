@@ -40,14 +40,7 @@ def prompt_reader(folder: Path, card: ModelCard) -> PromptReader:
 def open_dialogues(folder: Path, card: ModelCard, slots: int) -> DecoderSession:
     spec = card.text
     assert spec is not None
-    layout = CacheLayout(
-        layers=spec.layers,
-        slots=slots,
-        kv_heads=spec.kv_heads,
-        max_length=spec.max_length,
-        head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )
+    layout = CacheLayout.of(spec, slots=slots, max_length=spec.max_length)
     return OnnxBackend(RUNTIME).open_decoder(card.variant_path(folder, "int8"), layout)
 
 

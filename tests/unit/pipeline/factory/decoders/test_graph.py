@@ -37,14 +37,7 @@ def random_weights(spec: DecoderSpec) -> dict[str, Floats]:
 def open_decoder(folder: Path, spec: DecoderSpec) -> OnnxDecoder:
     path = folder / f"{spec.shape}.onnx"
     onnx.save(build_decoder(spec, random_weights(spec)), path)
-    layout = CacheLayout(
-        layers=spec.layers,
-        slots=SLOTS,
-        kv_heads=spec.kv_heads,
-        max_length=LENGTH,
-        head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )
+    layout = CacheLayout.of(spec, slots=SLOTS, max_length=LENGTH)
     return OnnxBackend(RuntimeSettings(provider="cpu", threads=1)).open_decoder(path, layout)
 
 

@@ -67,14 +67,7 @@ def bench_of(folder: Path) -> Workbench:
 def open_built(card: ModelCard, folder: Path, slots: int = SLOTS) -> OnnxDecoder:
     """The FP32 decoder of a built model, with room for :data:`LENGTH` tokens a slot."""
     assert card.text is not None
-    layout = CacheLayout(
-        layers=card.text.layers,
-        slots=slots,
-        kv_heads=card.text.kv_heads,
-        max_length=LENGTH,
-        head_size=card.text.head_size,
-        vocabulary=card.text.vocabulary,
-    )
+    layout = CacheLayout.of(card.text, slots=slots, max_length=LENGTH)
     backend = OnnxBackend(RuntimeSettings(provider="cpu", threads=1))
     return backend.open_decoder(card.variant_path(folder, "fp32"), layout)
 

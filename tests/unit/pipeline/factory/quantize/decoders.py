@@ -32,10 +32,7 @@ def fp32(shape: Any, outlier: float = 1.0, **more: Any) -> tuple[DecoderSpec, on
 
 def opened(folder: Path, spec: DecoderSpec, model: onnx.ModelProto) -> OnnxDecoder:
     onnx.save(model, folder / "decoder.onnx")
-    layout = CacheLayout(
-        layers=spec.layers, slots=SLOTS, kv_heads=spec.kv_heads, max_length=LENGTH, head_size=spec.head_size,
-        vocabulary=spec.vocabulary,
-    )  # fmt: skip
+    layout = CacheLayout.of(spec, slots=SLOTS, max_length=LENGTH)
     return OnnxBackend(SETTINGS).open_decoder(folder / "decoder.onnx", layout)
 
 
