@@ -101,10 +101,10 @@ class Family(Struct, frozen=True, kw_only=True):
     Attributes:
         name: as people know it, such as ``bert``.
         tasks: what its models can be built for.
-        architectures: what ``config.json`` calls its models, such as ``BertModel``, for people to read; empty where a
-            family takes more than can be listed.
+        architectures: what ``config.json`` calls its models, such as ``BertModel``; empty where there are more than can
+            be listed.
         hints: those that it has a use for; the others are refused.
-        accepts: whether a source is of this family.
+        kind: of the sources that it takes, where it has no architectures.
         build: writes the FP32 graphs and the files beside them into the workbench's folder, and returns the card with
             the variant ``fp32`` alone; raises ModelError.
     """
@@ -113,8 +113,12 @@ class Family(Struct, frozen=True, kw_only=True):
     tasks: tuple[Task, ...]
     architectures: tuple[str, ...] = ()
     hints: tuple[Hint, ...] = ()
-    accepts: Callable[[Source], bool]
+    kind: Literal["torchvision", "onnx"] | None = None
     build: Callable[[Source, Workbench], ModelCard]
+
+    def accepts(self, source: Source) -> bool:
+        """Whether ``source`` is of this family."""
+        return source.architecture in self.architectures if self.architectures else source.kind == self.kind
 
 
 def check_hints(source: Source, taken: tuple[Hint, ...], who: str) -> None:

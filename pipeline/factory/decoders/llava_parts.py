@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.llama import llama_spec
@@ -12,7 +13,7 @@ from pipeline.factory.decoders.spec import DecoderSpec, Weights
 from pipeline.factory.decoders.vision import VisionGraph
 from pipeline.factory.decoders.weights import llama_weights
 from pipeline.factory.encoders.image import ImageGraph
-from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.spec import activation_of, read_config, transformer_of
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
 from pipeline.factory.images.spec import PixelInput
 from pipeline.factory.sources.safetensors_file import Tensors
@@ -95,15 +96,7 @@ def vision_graph(config: LlavaConfig, pixels: PixelInput, where: str) -> VisionG
             f"{where}: vision_feature_select_strategy {config.vision_feature_select_strategy!r} is not known; default "
             "and full are."
         )
-    transformer = TransformerSpec(
-        layers=_layers(config, where),
-        hidden=tower.hidden_size,
-        heads=tower.num_attention_heads,
-        mlp=tower.intermediate_size,
-        epsilon=tower.layer_norm_eps,
-        activation=activation_of(tower.hidden_act, where),
-        norm_first=True,
-    )
+    transformer = replace(transformer_of(tower, where), layers=_layers(config, where), norm_first=True)
     rows = (tower.image_size // tower.patch_size) ** 2 + (tower.model_type == "clip_vision_model")
     # transformers takes off the first row of SigLIP too, which is a patch.
     skipped = int(config.vision_feature_select_strategy == "default")

@@ -17,14 +17,14 @@ What stands before and behind the layers is in :mod:`pipeline.factory.encoders.t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from pipeline.errors import ModelError
 
-__all__ = ["Activation", "TransformerSpec", "activation_of", "read_config"]
+__all__ = ["Activation", "TransformerSpec", "activation_of", "read_config", "transformer_of"]
 
 Activation = Literal["gelu", "tanh_gelu", "quick_gelu", "relu"]
 Config = TypeVar("Config")
@@ -62,6 +62,35 @@ class TransformerSpec(Struct, frozen=True, kw_only=True):
     norm_first: bool = False
     causal: bool = False
     qkv_bias: bool = True
+
+
+class _LayersConfig(Protocol):
+    """What most configurations of transformers call the numbers of their layers."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+    @property
+    def hidden_act(self) -> str: ...
+
+
+def transformer_of(config: _LayersConfig, where: str) -> TransformerSpec:
+    """The layers that ``config`` describes, norms after them; ``where`` is for the message. Raises ModelError."""
+    return TransformerSpec(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        mlp=config.intermediate_size,
+        epsilon=config.layer_norm_eps,
+        activation=activation_of(config.hidden_act, where),
+    )
 
 
 def activation_of(name: str, where: str) -> Activation:

@@ -11,7 +11,7 @@ from pipeline.errors import ModelError
 from pipeline.factory.encoders.spec import TransformerSpec
 from pipeline.factory.sources.safetensors_file import Tensors
 
-__all__ = ["BERT_LAYER", "CLIP_LAYER", "DISTILBERT_LAYER", "VIT_LAYER", "EncoderWeights", "LayerNames"]
+__all__ = ["BERT_LAYER", "CLIP_LAYER", "DISTILBERT_LAYER", "VIT_LAYER", "EncoderWeights", "LayerNames", "prefix_of"]
 
 Floats = npt.NDArray[np.float32]
 LayerNames = Mapping[str, tuple[str, ...]]
@@ -48,6 +48,11 @@ CLIP_LAYER: LayerNames = {
     "down": ("mlp.fc2",),
     "mlp_norm": ("layer_norm2",),
 }
+
+
+def prefix_of(tensors: Tensors, prefix: str) -> str:
+    """``prefix`` where names in the checkpoint begin with it; nothing where it was saved without its head."""
+    return prefix if any(name.startswith(prefix) for name in tensors) else ""
 
 
 class EncoderWeights(Mapping[str, Floats]):

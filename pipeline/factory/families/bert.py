@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from pipeline.errors import ModelError
-from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoders.weights import BERT_LAYER, EncoderWeights
+from pipeline.factory.encoders.weights import BERT_LAYER, EncoderWeights, prefix_of
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
@@ -37,14 +37,7 @@ def bert_transformer(config: BertConfig, where: str) -> TransformerSpec:
     """The layers that ``config`` describes. Raises ModelError for those that are not built."""
     if config.is_decoder or config.position_embedding_type not in (None, "absolute"):
         raise ModelError(f"{where}: only encoders with absolute positions are built.")
-    return TransformerSpec(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        mlp=config.intermediate_size,
-        epsilon=config.layer_norm_eps,
-        activation=activation_of(config.hidden_act, where),
-    )
+    return transformer_of(config, where)
 
 
 def add_bert_body(weights: EncoderWeights, config: BertConfig, spec: TransformerSpec, body: str) -> None:
@@ -62,7 +55,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
     tensors = read_safetensors(source.folder)
     config = read_config(source.config, BertConfig, source.origin)
     spec = bert_transformer(config, source.origin)
-    body = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+    body = prefix_of(tensors, "bert.")
     weights = EncoderWeights(tensors, source.origin)
     add_bert_body(weights, config, spec, body)
     if is_classifier(source):
@@ -83,6 +76,5 @@ FAMILY = Family(
     tasks=("text-classification", "embeddings"),
     architectures=ARCHITECTURES,
     hints=("labels", "tokenizer"),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

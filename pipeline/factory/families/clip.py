@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_tower
-from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text import CLIP_UNKNOWN_END, TextGraph, build_text_tower
 from pipeline.factory.encoders.text_card import main_variant
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
@@ -140,15 +140,7 @@ def _tower(
 
 
 def _transformer(source: Source, config: _Tower) -> TransformerSpec:
-    return TransformerSpec(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        mlp=config.intermediate_size,
-        epsilon=config.layer_norm_eps,
-        activation=activation_of(config.hidden_act, source.origin),
-        norm_first=True,
-    )
+    return replace(transformer_of(config, source.origin), norm_first=True)
 
 
 def _check_end(tokenizer: Tokenizer, config: _Text, where: str) -> None:
@@ -166,6 +158,5 @@ FAMILY = Family(
     tasks=("zero-shot-image-classification",),
     architectures=ARCHITECTURES,
     hints=("tokenizer", *IMAGE_HINTS),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

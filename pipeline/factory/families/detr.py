@@ -89,6 +89,5 @@ FAMILY = Family(
     tasks=("object-detection",),
     architectures=ARCHITECTURES,
     hints=("labels", *IMAGE_HINTS),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoders.weights import DISTILBERT_LAYER, EncoderWeights
+from pipeline.factory.encoders.weights import DISTILBERT_LAYER, EncoderWeights, prefix_of
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
@@ -41,7 +41,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
         epsilon=EPSILON,
         activation=activation_of(config.activation, source.origin),
     )
-    body = "distilbert." if any(name.startswith("distilbert.") for name in tensors) else ""
+    body = prefix_of(tensors, "distilbert.")
     weights = EncoderWeights(tensors, source.origin)
     weights.add("words", f"{body}embeddings.word_embeddings.weight", (config.vocab_size, config.dim))
     places = (config.max_position_embeddings, config.dim)
@@ -67,6 +67,5 @@ FAMILY = Family(
     tasks=("text-classification", "embeddings"),
     architectures=ARCHITECTURES,
     hints=("labels", "tokenizer"),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

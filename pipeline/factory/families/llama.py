@@ -27,6 +27,5 @@ FAMILY = Family(
     tasks=("text-generation",),
     architectures=ARCHITECTURES,
     hints=("tokenizer",),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

@@ -94,6 +94,5 @@ FAMILY = Family(
     tasks=("image-to-text",),
     architectures=ARCHITECTURES,
     hints=("tokenizer", *IMAGE_HINTS),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

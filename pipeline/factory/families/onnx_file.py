@@ -138,6 +138,6 @@ FAMILY = Family(
     name="onnx-file",
     tasks=tuple(HINTS),
     hints=("labels", "tokenizer", *IMAGE_HINTS),
-    accepts=lambda source: source.kind == "onnx",
+    kind="onnx",
     build=_build,
 )

@@ -45,6 +45,5 @@ FAMILY = Family(
     tasks=("image-classification",),
     architectures=ARCHITECTURES,
     hints=("labels", *IMAGE_HINTS),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

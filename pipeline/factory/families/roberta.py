@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.factory.encoders.spec import read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
-from pipeline.factory.encoders.weights import EncoderWeights
+from pipeline.factory.encoders.weights import EncoderWeights, prefix_of
 from pipeline.factory.families.bert import BertConfig, add_bert_body, bert_transformer
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import read_safetensors
@@ -32,7 +32,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
     config = read_config(source.config, _Config, source.origin)
     spec = bert_transformer(config, source.origin)
     weights = EncoderWeights(tensors, source.origin)
-    add_bert_body(weights, config, spec, "roberta." if any(name.startswith("roberta.") for name in tensors) else "")
+    add_bert_body(weights, config, spec, prefix_of(tensors, "roberta."))
     if is_classifier(source):
         weights.add_biased("pooler", "classifier.dense", (spec.hidden, spec.hidden))
         weights.add_biased("classifier", "classifier.out_proj")
@@ -53,6 +53,5 @@ FAMILY = Family(
     tasks=("text-classification", "embeddings"),
     architectures=ARCHITECTURES,
     hints=("labels", "tokenizer"),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

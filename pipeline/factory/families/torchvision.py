@@ -173,6 +173,6 @@ FAMILY = Family(
     name="torchvision",
     tasks=("image-classification",),
     hints=("labels", *IMAGE_HINTS),
-    accepts=lambda source: source.kind == "torchvision",
+    kind="torchvision",
     build=_build,
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_classifier
-from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text_card import main_variant
 from pipeline.factory.encoders.weights import VIT_LAYER, EncoderWeights
 from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
@@ -50,16 +51,7 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
 
 
 def _transformer(source: Source, config: _Config) -> TransformerSpec:
-    return TransformerSpec(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        mlp=config.intermediate_size,
-        epsilon=config.layer_norm_eps,
-        activation=activation_of(config.hidden_act, source.origin),
-        norm_first=True,
-        qkv_bias=config.qkv_bias,
-    )
+    return replace(transformer_of(config, source.origin), norm_first=True, qkv_bias=config.qkv_bias)
 
 
 def _weights(source: Source, tensors: Tensors, config: _Config) -> EncoderWeights:
@@ -79,6 +71,5 @@ FAMILY = Family(
     tasks=("image-classification",),
     architectures=ARCHITECTURES,
     hints=("labels", *IMAGE_HINTS),
-    accepts=lambda source: source.architecture in ARCHITECTURES,
     build=_build,
 )

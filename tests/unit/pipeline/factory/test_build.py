@@ -59,7 +59,7 @@ def make(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
     """Builds ``toy``, by ``build_toy`` or another function."""
 
     def make(by: Builder = build_toy, **options: Any) -> ServedModel:
-        family = Family(name="toys", tasks=("image-classification",), accepts=lambda _: True, build=by)
+        family = Family(name="toys", tasks=("image-classification",), build=by)
         monkeypatch.setattr("pipeline.factory.build.find_family", lambda _: family)
         return build(SOURCE, settings, **{"name": "toy", **options})
 
