@@ -143,7 +143,7 @@ def test_texts_under_way_finish_on_the_old_version_while_the_new_one_answers(
         json.dumps({"prompt": f"Hello {n}", "max_tokens": 100, "temperature": 2.0, "stream": True}).encode()
         for n in range(9)
     ]
-    flow = start_flow(0.25, values=prompts)
+    flow = start_flow(0.08, values=prompts)
     wait_until(lambda: versions(flow)[store.first] > 10)
     store.install("8.0.0")
     store.promote("8.0.0")
