@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.settings import RuntimeSettings
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 VOCABULARY, LENGTH, SLOTS = 300, 48, 32
+STEPS = 6
+"""Tokens that are decoded after a prompt."""
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
 
 
@@ -87,24 +90,36 @@ def reference(model: Any, ids: Ids) -> Floats:
 
 
 def check_against_framework(decoder: OnnxDecoder, model: Any) -> float:
-    """Whole prompts, prompts in chunks, and decoding in batches of 1, 3 and 32 at mixed lengths; the largest gap.
-
-    Every slot gets a prompt of a length of its own, half of them in two chunks; then all decode together.
-    """
-    steps = 6
+    """The largest gap between the decoder's logits and the framework's, as :func:`largest_gap` finds it."""
     ids = some_ids(SLOTS, LENGTH - 8)
-    wanted = reference(model, ids)
-    lengths = np.array([3 + (7 * slot) % (ids.shape[1] - steps - 3) for slot in range(SLOTS)])
+    return largest_gap(decoder, ids, reference(model, ids), prompt_lengths(shortest=3))
+
+
+def prompt_lengths(shortest: int) -> Ids:
+    """Of each slot's prompt, mixed, with room for :data:`STEPS` tokens more among ``LENGTH - 8``."""
+    return np.array([shortest + (7 * slot) % (LENGTH - 8 - STEPS - shortest) for slot in range(SLOTS)])
+
+
+def largest_gap(decoder: OnnxDecoder, ids: Ids, wanted: Floats, lengths: Ids, images: Floats | None = None) -> float:
+    """Whole prompts, prompts in chunks, and decoding in batches of 1, 3 and 32 at mixed lengths.
+
+    Every slot gets a prompt of a length of its own, every second one in two halves; then all decode together.
+
+    Args:
+        decoder: with :data:`SLOTS` slots.
+        ids: [SLOTS, T].
+        wanted: the framework's logits [SLOTS, T, vocabulary] after each of them.
+        lengths: of the prompts.
+        images: what stands in the places of the images' tokens, [SLOTS, T, hidden].
+    """
     gaps = []
     for slot, length in enumerate(lengths):
-        prompt, filled = ids[slot : slot + 1, :length], 0
-        if slot % 2:
-            filled = int(length) // 2
-            got = decoder.step(slot, prompt[:, :filled], np.array([0]))
-            gaps.append(np.abs(got[0] - wanted[slot, filled - 1]).max())
-        got = decoder.step(slot, prompt[:, filled:], np.array([filled]))
-        gaps.append(np.abs(got[0] - wanted[slot, length - 1]).max())
-    for step in range(steps):
+        cuts = [0, int(length) // 2, int(length)] if slot % 2 else [0, int(length)]
+        for begin, end in itertools.pairwise(cuts):
+            seen = None if images is None else images[slot : slot + 1, begin:end]
+            got = decoder.step(slot, ids[slot : slot + 1, begin:end], np.array([begin]), seen)
+            gaps.append(np.abs(got[0] - wanted[slot, end - 1]).max())
+    for step in range(STEPS):
         for count in (1, 3, SLOTS):
             rows, ends = np.arange(count), lengths[:count] + step
             got = decoder.step(0, ids[rows, ends][:, None], ends)

@@ -24,10 +24,14 @@ from pipeline.tasks.task import Answer, Job, ModelTask
 from schemas.messages import InferenceRequest, TextOutput
 from tests.unit.pipeline.factory.families.decoders import (
     LENGTH,
+    SLOTS,
     VOCABULARY,
     Floats,
+    Ids,
     bench_of,
+    largest_gap,
     open_built,
+    prompt_lengths,
     save_model,
     some_ids,
     source_of,
@@ -99,33 +103,47 @@ def rows_of(card: ModelCard, folder: Path, pixels: Any) -> Floats:
 def test_both_graphs_compute_what_transformers_does(
     tmp_path: Path, tower: str, text: str, more: dict[str, Any]
 ) -> None:
-    import torch
-
     model = tiny(tower, text, **more)
     card = build(tmp_path, model)
-    assert card.vision is not None
-    pixels, ids = some_pixels(3), some_ids(3, 24)
-    ids[:, 5 : 5 + card.vision.image_tokens] = IMAGE
+    pixels = some_pixels(SLOTS)
     rows = rows_of(card, tmp_path, pixels)
-    decoder = open_built(card, tmp_path / "built", slots=3)
+    assert np.abs(rows - framework_rows(model, pixels)).max() < 1e-4
+    for count in (1, 3):
+        assert np.abs(rows_of(card, tmp_path, pixels[:count]) - rows[:count]).max() < 1e-4
+    lengths = prompt_lengths(shortest=12)
+    ids, images = with_images(some_ids(SLOTS, LENGTH - 8), rows, lengths // 2 - 2)  # those in two halves are cut in two
+    wanted = framework_logits(model, ids, pixels)
+    assert largest_gap(open_built(card, tmp_path / "built"), ids, wanted, lengths, images) < 1e-4
+
+
+def with_images(ids: Ids, rows: Floats, begins: Ids) -> tuple[Ids, Floats]:
+    """``ids`` with an image in each row from ``begins`` on, and the images' rows in these places."""
+    images = np.zeros((*ids.shape, rows.shape[-1]), np.float32)
+    for slot, begin in enumerate(begins):
+        place = slice(begin, begin + rows.shape[1])
+        ids[slot, place], images[slot, place] = IMAGE, rows[slot]
+    return ids, images
+
+
+def framework_rows(model: Any, pixels: Any) -> Floats:
+    import torch
+
     with torch.no_grad():
         seen = model.get_image_features(
             for_torch(pixels),
             vision_feature_layer=model.config.vision_feature_layer,
             vision_feature_select_strategy=model.config.vision_feature_select_strategy,
         )
-        np.testing.assert_allclose(rows, torch.stack(list(seen.pooler_output)).numpy(), atol=1e-4)
-        wanted = model(input_ids=torch.from_numpy(ids), pixel_values=for_torch(pixels)).logits.numpy()
-    for slot in range(3):
-        image = np.zeros((1, 24, 32), np.float32)
-        image[0, 5 : 5 + card.vision.image_tokens] = rows[slot]
-        for begin, end in ((0, 7), (7, 20)):  # the image is cut in two
-            at = np.array([begin])
-            got = decoder.step(slot, ids[slot : slot + 1, begin:end], at, image[:, begin:end])
-            np.testing.assert_allclose(got[0], wanted[slot, end - 1], atol=1e-4)
-    for place in range(20, 24):
-        got = decoder.step(0, ids[:, place : place + 1], np.full(3, place))
-        np.testing.assert_allclose(got, wanted[:, place], atol=1e-4)
+    rows: Floats = torch.stack(list(seen.pooler_output)).numpy()
+    return rows
+
+
+def framework_logits(model: Any, ids: Ids, pixels: Any) -> Floats:
+    import torch
+
+    with torch.no_grad():
+        logits: Floats = model(input_ids=torch.from_numpy(ids), pixel_values=for_torch(pixels)).logits.numpy()
+    return logits
 
 
 def opened(card: ModelCard, folder: Path, **batching: int) -> ModelTask[Any]:
