@@ -18,11 +18,11 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.models.cardfile import CARD_FILE
-from pipeline.models.files import sync_folder
 from pipeline.models.pointer import RESERVED, read_pointer, write_pointer
+from pipeline.models.replacing import put_back, replace_folder
 from pipeline.models.shelves import SHIPPED
 
-__all__ = ["changing", "install", "locked", "staging", "staging_prefix"]
+__all__ = ["changing", "install", "locked", "staging", "staging_prefix", "writing"]
 
 MEGABYTE = 1_000_000
 
@@ -35,6 +35,8 @@ def locked(store: Path, name: str, say: Callable[[str], None]) -> Iterator[None]
         ModelError: the store cannot be made or written.
     """
     with _held(store, f".{name}.lock", lambda: say(f"waiting for another command on {name}")):
+        with changing(store, name):
+            pass  # puts back what a killed command left aside, before anybody asks which versions there are
         yield
 
 
@@ -42,11 +44,26 @@ def locked(store: Path, name: str, say: Callable[[str], None]) -> Iterator[None]
 def changing(store: Path, name: str) -> Iterator[None]:
     """Hold the only change of which versions ``name`` has and which it means, for milliseconds.
 
+    What a killed change left half done is ended first (:mod:`pipeline.models.replacing`).
+
     Raises:
         ModelError: the store cannot be made or written.
     """
     with _held(store, f".{name}@pointer.lock", lambda: None):
+        with writing(store):
+            put_back(store / name)
         yield
+
+
+@contextlib.contextmanager
+def writing(store: Path) -> Iterator[None]:
+    """Raise ModelError, with the way out, where an OSError says that ``store`` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"the model store {store} cannot be written: {error.strerror or error}. Set models.store to another folder."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -101,29 +118,15 @@ def install(built: Path, target: Path) -> None:
     built.chmod(0o755)
     with changing(target.parent.parent, target.parent.name):
         first = _served_now(target.parent) is None
-        _put_in_place(built, target)
-        sync_folder(target.parent)
+        replace_folder(built, target)
         if first:
             write_pointer(target.parent, target.name)
-
-
-def _put_in_place(built: Path, target: Path) -> None:
-    """A worker that has the old files open keeps them; between the renames the name is missing for a moment."""
-    old = built.parent / "replaced"
-    if target.exists():
-        target.rename(old)
-    try:
-        built.rename(target)
-    except BaseException:  # Ctrl-C too
-        if old.exists():
-            old.rename(target)
-        raise
 
 
 @contextlib.contextmanager
 def _held(store: Path, lock: str, before_waiting: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        try:
+        with writing(store):
             store.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context((store / lock).open("w"))
             try:
@@ -131,10 +134,6 @@ def _held(store: Path, lock: str, before_waiting: Callable[[], None]) -> Iterato
             except BlockingIOError:
                 before_waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise ModelError(
-                f"the model store {store} cannot be written: {error.strerror}. Set models.store to another folder."
-            ) from error
         yield
 
 

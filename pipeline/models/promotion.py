@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.models.install import changing, locked, staging_prefix
+from pipeline.models.install import changing, locked, staging_prefix, writing
 from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer, write_pointer
 from pipeline.models.profile import profiles_of
+from pipeline.models.replacing import delete_folder
 from pipeline.models.store import ServedModel, find_folder, promoted_version, read_model, split_spec, versions_of
 from pipeline.settings import Settings
 
@@ -34,7 +34,7 @@ def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, s
     model = read_model(f"{name}@{version}", settings)
     for variant in model.card.variants:
         model.verify(variant)
-    with changing(store, name), _writing(store):
+    with changing(store, name), writing(store):
         find_folder(model.spec, settings)  # it may have been removed meanwhile
         before = _promoted(name, settings)
         _check_task(model, before, settings)
@@ -71,7 +71,7 @@ def remove(
     """
     store = settings.models.store_path
     split_spec(f"{name}@{version}")
-    with locked(store, name, say), changing(store, name), _writing(store):
+    with locked(store, name, say), changing(store, name), writing(store):
         folder = _folder_of(name, version, settings)
         if not force and _promoted(name, settings) == version:
             raise ModelError(
@@ -85,17 +85,10 @@ def remove(
         # Renamed first: what is left of it after a crash does not look like a model, and the next pull clears it away.
         gone = store / f"{staging_prefix(name)}removed-{os.getpid()}"
         folder.rename(gone)
-        _delete(gone)
+        delete_folder(gone)
         with contextlib.suppress(OSError):  # other versions are in it
             folder.parent.rmdir()
     return folder
-
-
-def _delete(folder: Path) -> None:
-    if folder.is_symlink():  # what it leads to is not the store's
-        folder.unlink()
-    else:
-        shutil.rmtree(folder)
 
 
 def _folder_of(name: str, version: str, settings: Settings) -> Path:
@@ -122,11 +115,3 @@ def _pointer(folder: Path) -> str | None:
         return read_pointer(folder)
     except ModelError:
         return None
-
-
-@contextlib.contextmanager
-def _writing(store: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(f"the model store {store} cannot be written: {error.strerror or error}.") from error

@@ -8,6 +8,7 @@ shipped shelf's (:mod:`pipeline.models.pointer`).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -21,8 +22,10 @@ from pipeline.models.card import NAME, ModelCard, VariantName, precision_of
 from pipeline.models.cardfile import CARD_FILE, check_variant, read_card
 from pipeline.models.choice import Choice, choose
 from pipeline.models.device import find_device
+from pipeline.models.install import changing
 from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer
 from pipeline.models.profile import read_profile
+from pipeline.models.replacing import is_between
 from pipeline.models.shelves import PULLABLE, SHIPPED
 from pipeline.settings import Settings
 from schemas.messages import ModelInfo
@@ -220,7 +223,11 @@ def _names(settings: Settings) -> set[str]:
 
 def _folders(shelf: Path, name: str) -> Iterator[Path]:
     """Folders with a card; what is being built has them too, under names that no model has."""
-    for folder in _entries(shelf / name):
+    entries = _entries(shelf / name)
+    if is_between(entries):  # someone is just replacing a version, or was killed then
+        with contextlib.suppress(ModelError), changing(shelf, name):
+            entries = _entries(shelf / name)
+    for folder in entries:
         version = SPEC.fullmatch(f"{name}@{folder.name}") and folder.name not in RESERVED
         if version and os.path.exists(folder / CARD_FILE):  # noqa: PTH110 - Path's raises where it may not look
             yield folder

@@ -1,12 +1,37 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.factory.versions import new_version
 from pipeline.models.install import install, locked, staging
 from pipeline.models.pointer import read_pointer, write_pointer
+from pipeline.models.promotion import promote, remove
+from pipeline.models.store import find_model
+from pipeline.settings import ModelSettings, Settings
+from tests.model_store import put_version
+
+INSTALL = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.models.install import install, locked, staging
+rename, store = Path.rename, Path(sys.argv[1])
+def between(path, target):
+    if path.name == "built":
+        {between}
+    return rename(path, target)
+Path.rename = between
+with locked(store, "toy", print), staging(store, "toy", 0) as scratch:
+    install(Path(sys.argv[2]).rename(scratch / "built"), store / "toy" / "1")
+"""
+"""Replaces a version, and does something between the two steps: the old one away, the new one in."""
 
 
 def install_version(store: Path, version: str, name: str = "toy") -> None:
@@ -65,6 +90,88 @@ def test_a_version_that_cannot_take_its_place_leaves_the_old_one_in_it(
     with pytest.raises(KeyboardInterrupt):
         install(built, tmp_path / "toy" / "1")
     assert (tmp_path / "toy" / "1" / "model.toml").read_text() == "1"
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Settings:
+    """Settings with a store whose only version was away when the command that replaced it was killed."""
+    settings = Settings(models=ModelSettings(store=str(tmp_path)))
+    put_version(tmp_path, "1")
+    kill_install(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert not (tmp_path / "toy" / "1").exists()
+    return settings
+
+
+def installing(store: Path, between: str) -> list[str]:
+    """The command that replaces the version 1 by another one."""
+    built = put_version(store.parent / f"{store.name}-made", "1", graph=b"another")
+    return [sys.executable, "-c", INSTALL.format(between=between), str(store), str(built)]
+
+
+def kill_install(store: Path, between: str) -> None:
+    assert subprocess.run(installing(store, between), check=False, timeout=60).returncode == -signal.SIGKILL
+
+
+def test_a_version_that_was_away_when_its_replacement_was_killed_is_found_by_whoever_looks_for_it(
+    killed: Settings,
+) -> None:
+    assert b"graph of toy@1" in find_model("toy", killed).path("int8").read_bytes()
+    assert {file.name for file in (killed.models.store_path / "toy").iterdir()} == {"1", "latest"}
+
+
+@pytest.mark.parametrize(
+    ("change", "versions"),
+    [
+        (lambda settings: promote("toy", "1", settings), {"1"}),
+        (lambda settings: remove("toy", "1", settings, force=True), set()),
+        (lambda settings: install_version(settings.models.store_path, "2"), {"1", "2"}),
+        (lambda settings: install_version(settings.models.store_path, "1"), {"1"}),
+    ],
+)
+def test_every_change_first_puts_back_what_a_killed_one_left_away(
+    killed: Settings, change: Callable[[Settings], object], versions: set[str]
+) -> None:
+    change(killed)
+    folder = killed.models.store_path / "toy"
+    assert {card.parent.name for card in folder.glob("*/model.toml")} == versions
+    assert not list(folder.glob(".*"))
+
+
+def test_a_version_that_a_killed_command_left_away_still_has_its_number(killed: Settings) -> None:
+    store = killed.models.store_path
+    with locked(store, "toy", pytest.fail):
+        assert new_version(store, "toy", None) == "2"
+
+
+def test_a_kill_after_both_steps_leaves_the_new_version_and_the_next_change_removes_the_old_one(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(models=ModelSettings(store=str(tmp_path)))
+    put_version(tmp_path, "1")
+    after = "rename(path, target), os.kill(os.getpid(), signal.SIGKILL)"
+    kill_install(tmp_path, after)
+    assert b"another" in find_model("toy", settings).path("int8").read_bytes()
+    promote("toy", "1", settings)
+    assert b"another" in find_model("toy", settings).path("int8").read_bytes()
+    assert {file.name for file in (tmp_path / "toy").iterdir()} == {"1", "latest"}
+
+
+def test_who_looks_for_a_version_while_it_is_replaced_waits_for_the_new_one(tmp_path: Path) -> None:
+    settings, found = Settings(models=ModelSettings(store=str(tmp_path))), list[bytes]()
+    put_version(tmp_path, "1")
+    reader = threading.Thread(
+        target=lambda: found.append(find_model("toy", settings).path("int8").read_bytes()), daemon=True
+    )
+    command = installing(tmp_path, "print('between', flush=True), input()")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "between\n"
+        reader.start()
+        reader.join(0.3)
+        assert (reader.is_alive(), found) == (True, [])
+        process.communicate("on\n", timeout=60)
+    reader.join(60)
+    assert b"another" in found[0]
 
 
 def test_a_build_leaves_what_is_being_built_of_a_model_with_a_longer_name_alone(tmp_path: Path) -> None:
