@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.progress import Progress
+from pipeline.factory.trial import try_out
 from pipeline.factory.versions import check_name, new_version
 from pipeline.models.cardfile import read_card, write_card
 from pipeline.models.install import install, locked, staging
 from pipeline.models.store import ServedModel
-from pipeline.runtime.onnx import OnnxBackend
-from pipeline.settings import BatchingSettings, Settings
-from pipeline.tasks.make import make_task
+from pipeline.settings import Settings
 
-__all__ = ["build", "try_out"]
+__all__ = ["build"]
 
 MEGABYTE = 1_000_000
 # The weights in FP32 (twice the file where that is bfloat16), and once more while the graph is written.
 DISK_FACTOR, DISK_EXTRA = 3, 50 * MEGABYTE
-TRIAL = BatchingSettings(max_batch_size=3, max_slots=2, max_length=256)
 
 
 def build(
@@ -60,19 +56,6 @@ def build(
             try_out(ServedModel(card=read_card(built), folder=built), settings)
             install(built, target)
     return ServedModel(card=read_card(target), folder=target)
-
-
-def try_out(model: ServedModel, settings: Settings) -> None:
-    """Load every variant for the CPU with the task that will serve it, and run it alone and in a batch.
-
-    Raises:
-        ModelError: a file is not the one the card names, or a graph does not load, run or give what the card says.
-    """
-    trial = replace(settings, batching=TRIAL, runtime=replace(settings.runtime, provider="cpu"))
-    for variant, described in model.card.variants.items():
-        model.verify(variant)
-        if "cpu" in described.providers:
-            make_task(model, variant, trial, OnnxBackend(trial.runtime), lambda _what, _count: None).open()
 
 
 def _build(family: Family, source: Source, name: str, version: str, scratch: Path, progress: Progress) -> Path:

@@ -27,10 +27,12 @@ from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
 from pipeline.factory.samples import Sample
+from pipeline.factory.trial import try_out
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
 from pipeline.models.store import ServedModel, read_model
+from pipeline.runtime.session import SessionError
 from pipeline.settings import Settings
 
 __all__ = ["optimize", "optimize_folder"]
@@ -69,24 +71,30 @@ def optimize(
             is unknown or cannot be made, or there is no room or right to write. The store is then as it was.
     """
     store, card = settings.models.store_path, model.card
-    if FULL not in card.variants:
-        raise ModelError(
-            f"model {model.spec} has no fp32 variant to make others from. Pull it with --keep-fp32, or build it again."
-        )
+    _check_full(model)
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
     with locked(store, card.name, progress), staging(store, card.name, (len(variants) + 1) * size) as scratch:
         model = read_model(model.spec, settings)  # as it is when its turn has come, with what others have made of it
+        _check_full(model)
+        progress("trying FP32 out")
+        try_out(model, settings, [FULL])
         built = scratch / "built"
         _link(model.folder, built, store)
-        finished = optimize_folder(
-            replace(model, folder=built),
-            variants=variants,
-            calibration=calibration,
-            evaluation=evaluation,
-            gate=gate,
-            settings=settings,
-            progress=progress,
-        )
+        try:
+            finished = optimize_folder(
+                replace(model, folder=built),
+                variants=variants,
+                calibration=calibration,
+                evaluation=evaluation,
+                gate=gate,
+                settings=settings,
+                progress=progress,
+            )
+        except SessionError as error:
+            raise ModelError(
+                f"model {model.spec}: a graph fails on a sample. Build the model again from a graph that takes any "
+                f"batch and every input of its task. ONNX Runtime says: {error}"
+            ) from error
         write_card(finished, built)
         install(built, store / card.name / card.version)
     return finished
@@ -117,6 +125,13 @@ def optimize_folder(
         progress(f"making {variant}")
         card = _made(variant, replace(model, card=card), material, bench, bounds, progress)
     return card
+
+
+def _check_full(model: ServedModel) -> None:
+    if FULL not in model.card.variants:
+        raise ModelError(
+            f"model {model.spec} has no fp32 variant to make others from. Pull it with --keep-fp32, or build it again."
+        )
 
 
 def _made(

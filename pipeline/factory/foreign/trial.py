@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
+from pipeline.factory.child import answer
 from pipeline.runtime.onnx import open_session
 from pipeline.runtime.session import SessionError
 from pipeline.settings import RuntimeSettings
@@ -23,9 +24,17 @@ TOLERANCE = 1e-3
 def check_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str, where: str) -> int:
     """The size of a row of ``output``, once each row has come out alone as it does among the others.
 
+    The graph runs in a process of its own, for it may do anything.
+
     Raises:
-        ModelError: the graph does not load or run with several rows and with one, or rows change each other.
+        ModelError: the graph does not load or run with several rows and with one, or answer in time; or rows change
+            each other, or are not finite.
     """
+    return answer(f"{where}: the graph", compare_rows, graph, feeds, output, where)
+
+
+def compare_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str, where: str) -> int:
+    """As :func:`check_rows`, in this process."""
     session = open_session(graph, RuntimeSettings(provider="cpu"))
     count = len(next(iter(feeds.values())))
     try:

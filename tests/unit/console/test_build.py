@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.engine import Engine
 from pipeline.factory.graph import GraphWriter
@@ -15,7 +22,7 @@ from pipeline.models.store import find_model
 from pipeline.settings import load_settings
 from schemas.messages import ClassificationOutput, Outcome, TextOutput
 from tests.unit.console.test_models import run, run_json
-from tests.unit.pipeline.factory.families.decoders import save_model
+from tests.unit.pipeline.factory.families.decoders import save_model, save_tokenizer
 from tests.unit.pipeline.helpers import image_request, text_request
 
 
@@ -106,3 +113,59 @@ def test_an_option_that_is_wrong_stops_the_command_before_anything_is_read(
     assert status == 1
     assert f"Invalid value for '{option[0]}'" in error
     assert not store.exists()
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A text encoder whose Loop would take years."""
+    value, whole = helper.make_tensor_value_info, TensorProto.INT64
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Add", ["sum", "sum"], ["more"])],
+        "body",
+        [value("turn", whole, []), value("on", TensorProto.BOOL, []), value("sum", TensorProto.FLOAT, ["N", 1])],
+        [value("still", TensorProto.BOOL, []), value("more", TensorProto.FLOAT, ["N", 1])],
+    )
+    nodes = [
+        helper.make_node("Add", ["input_ids", "attention_mask"], ["both"]),
+        helper.make_node("Cast", ["both"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers", "axes"], ["start"], keepdims=1),
+        helper.make_node("Loop", ["turns", "yes", "start"], ["embedding"], body=body),
+    ]
+    constants = {"axes": np.array([1]), "turns": np.array(10**15), "yes": np.array(True)}
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    inputs = [value(name, whole, ["N", "S"]) for name in ("input_ids", "attention_mask")]
+    graph = helper.make_graph(nodes, "endless", inputs, [value("embedding", TensorProto.FLOAT, ["N", 1])], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "endless.onnx")
+    save_tokenizer(tmp_path)
+    return tmp_path / "endless.onnx"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_build_of_a_graph_that_does_not_end(endless: Path, store: Path, number: int) -> None:
+    command = [sys.executable, "-m", "console.main", "models", "build", str(endless), "--name", "endless"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True) as building:
+        _await(lambda: any(_runs(child) for child in _children(building.pid)))
+        os.killpg(building.pid, number)  # as a terminal does
+        error = building.communicate(timeout=10)[1]
+    assert building.returncode == 1
+    assert error.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in error
+    assert {path.suffix for path in store.iterdir()} == {".lock"}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process has spent more time than it takes to start."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) > 3 * os.sysconf("SC_CLK_TCK")
+
+
+def _await(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

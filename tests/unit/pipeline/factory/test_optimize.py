@@ -15,9 +15,11 @@ from pipeline.factory.gates.gate import Gate
 from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.speed import memory_megabytes
 from pipeline.factory.optimize import optimize
+from pipeline.factory.trial import open_variants
 from pipeline.models.card import Variant
 from pipeline.models.cardfile import read_card, sha256_of
 from pipeline.models.store import ServedModel
+from pipeline.runtime.session import SessionError
 from tests.unit.pipeline.factory.tiny_models import conv_classifier, mlp_classifier, pictures, settings_for
 
 
@@ -106,6 +108,43 @@ def test_without_fp32_there_is_nothing_to_optimize(tmp_path: Path) -> None:
     alone = {"int8": Variant(file="fp32.onnx", sha256=model.card.variants["fp32"].sha256)}
     with pytest.raises(ModelError, match="no fp32 variant to make others from"):
         optimized(replace(model, card=replace(model.card, variants=alone)), tmp_path, "int8")
+
+
+def test_fp32_that_is_gone_when_its_turn_has_come_is_missed_with_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mlp_classifier(tmp_path)
+    alone = {"int8": Variant(file="fp32.onnx", sha256=model.card.variants["fp32"].sha256)}
+    pulled = replace(model, card=replace(model.card, variants=alone))
+    monkeypatch.setattr("pipeline.factory.optimize.read_model", lambda *_: pulled)
+    with pytest.raises(ModelError, match="no fp32 variant to make others from"):
+        optimized(model, tmp_path, "int8")
+
+
+def test_a_graph_that_hangs_is_told_before_it_holds_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = mlp_classifier(tmp_path), []
+
+    def answer(what: str, function: object, *args: object) -> None:
+        asked.append((function, args[0], args[2]))
+        raise ModelError(f"{what} did not answer within 300 s")
+
+    monkeypatch.setattr("pipeline.factory.trial.answer", answer)
+    with pytest.raises(ModelError, match="model mlp@1: its graph did not answer within 300 s"):
+        optimized(model, tmp_path, "int8")
+    assert asked == [(open_variants, model, ("fp32",))]
+
+
+def test_a_graph_that_fails_on_a_sample_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp_classifier(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise SessionError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : no")
+
+    monkeypatch.setattr("pipeline.factory.optimize.Bench.of", fail)
+    with pytest.raises(ModelError, match=r"model mlp@1: a graph fails on a sample.*ONNX Runtime says: \[ONNX.*: no$"):
+        optimized(model, tmp_path, "int8")
 
 
 def test_unknown_variants_and_unknown_figures_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Tries a model out as the task that will serve it does, before anybody relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from pipeline.errors import ModelError
+from pipeline.factory.child import answer
+from pipeline.models.card import VariantName
+from pipeline.models.store import ServedModel
+from pipeline.runtime.onnx import OnnxBackend
+from pipeline.runtime.session import SessionError
+from pipeline.settings import BatchingSettings, Settings
+from pipeline.tasks.make import make_task
+
+__all__ = ["try_out"]
+
+TRIAL = BatchingSettings(max_batch_size=3, max_slots=2, max_length=256)
+
+
+def try_out(model: ServedModel, settings: Settings, variants: Sequence[VariantName] = ()) -> None:
+    """Load variants (all without ``variants``) for the CPU with the task that will serve them, alone and in a batch.
+
+    That is done in a process of its own, for a graph may do anything.
+
+    Raises:
+        ModelError: a file is not the one the card names, or a graph does not load, run, give what the card says, or
+            answer in time.
+    """
+    chosen = tuple(variants or model.card.variants)
+    answer(f"model {model.spec}: its graph", open_variants, model, settings, chosen)
+
+
+def open_variants(model: ServedModel, settings: Settings, variants: Sequence[VariantName]) -> None:
+    """As :func:`try_out`, in this process."""
+    trial = replace(settings, batching=TRIAL, runtime=replace(settings.runtime, provider="cpu"))
+    for variant in variants:
+        model.verify(variant)
+        if "cpu" not in model.card.variants[variant].providers:
+            continue
+        try:
+            make_task(model, variant, trial, OnnxBackend(trial.runtime), lambda _what, _count: None).open()
+        except SessionError as error:
+            raise ModelError(f"model {model.spec}: its graph of {variant} fails when it is run: {error}") from error

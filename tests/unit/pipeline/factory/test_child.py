@@ -1,0 +1,35 @@
+"""What runs in a process of its own: its answer, its errors, and what becomes of one that does not answer."""
+
+from __future__ import annotations
+
+import multiprocessing
+import operator
+import os
+import time
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.factory.child import answer
+
+
+def test_what_a_function_returns_or_raises_there_comes_back() -> None:
+    assert answer("a sum", operator.add, 2, 3) == 5
+    with pytest.raises(ZeroDivisionError):
+        answer("a share", operator.truediv, 1, 0)
+
+
+def test_one_that_does_not_answer_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.factory.child.LIMIT_S", 0.5)
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=r"a nap did not answer within 0\.5 s"):
+        answer("a nap", time.sleep, 600)
+    assert time.monotonic() - start < 30
+    assert not multiprocessing.active_children()
+
+
+def test_one_that_dies_is_told_apart() -> None:
+    with pytest.raises(ModelError, match=r"a crash ended the process that it ran in \(exit status 3\)"):
+        answer("a crash", os._exit, 3)
+    with pytest.raises(ModelError, match=r"an abort ended the process that it ran in \(signal 6\)"):
+        answer("an abort", os.abort)
