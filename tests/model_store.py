@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pipeline.models.card import GraphFile, Variant
-from pipeline.models.cardfile import sha256_of, write_card
+from pipeline.models.cardfile import files_beside, sha256_of, write_card
 from pipeline.models.store import ServedModel
 from pipeline.runtime.fakes import fake_classifier
 
@@ -42,7 +42,11 @@ def put_version(
     content = graph or f"graph of {name}@{version}".encode()
     card = make(folder).card
     variants = {variant: _written(folder, variant, content, card.variants["int8"].parts) for variant in names}
-    write_card(replace(card, **({"name": name, "version": version, "variants": variants} | fields)), folder)
+    for file in files_beside(card):
+        (folder / file).touch()  # the fakes read no tokenizer
+    files = {file: sha256_of(folder / file) for file in files_beside(card)}
+    own = {"name": name, "version": version, "variants": variants, "files": files}
+    write_card(replace(card, **(own | fields)), folder)
     return folder
 
 

@@ -118,6 +118,17 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     measured: dict[str, float] = {}
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each of its files, by the file's name."""
+        return {self.file: self.sha256} | {part.file: part.sha256 for part in self.parts.values()}
+
+    @property
+    def weight_files(self) -> frozenset[str]:
+        """Those of its files that are no graphs, but hold a graph's weights."""
+        roles = (role for role in self.parts if role == "data" or role.endswith("-data"))
+        return frozenset(self.parts[role].file for role in roles)
+
+    @property
     def digest(self) -> str:
         """Names everything that computes: the file's SHA-256, or one over those of all its parts. In every outcome."""
         if not self.parts:
@@ -235,6 +246,7 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         rejected: variants that were made and failed their gate.
+        files: the SHA-256 of every file beside the graphs that serving reads: tokenizer, chat template, labels.
         measured: figures that are not about one variant.
     """
 

@@ -12,10 +12,11 @@ import tomli_w
 
 from pipeline.errors import ModelError
 from pipeline.models.card import ModelCard, VariantName
+from pipeline.models.outside import places_of_weights
 from pipeline.models.shelves import remedy
 from schemas.messages import Task
 
-__all__ = ["CARD_FILE", "check_file", "check_variant", "read_card", "sha256_of", "write_card"]
+__all__ = ["CARD_FILE", "check_file", "check_variant", "files_beside", "read_card", "sha256_of", "write_card"]
 
 CARD_FILE = "model.toml"
 # What each task needs of the card, and of each variant beside its main graph.
@@ -41,8 +42,8 @@ def read_card(folder: Path) -> ModelCard:
     """Read and check the card in a version's folder.
 
     Raises:
-        ModelError: there is no card, it breaks a rule of :class:`~pipeline.models.card.ModelCard`, or it names a file
-            outside its folder.
+        ModelError: there is no card, it breaks a rule of :class:`~pipeline.models.card.ModelCard`, it names a file
+            outside its folder, or it has no digest of one that is read.
     """
     path = folder / CARD_FILE
     try:
@@ -51,9 +52,7 @@ def read_card(folder: Path) -> ModelCard:
         way_out = remedy(folder.parent.name, folder.name, folder)
         raise ModelError(f"model card {path}: {error}. {way_out}") from error
     _check_spec(card, path)
-    for name in _named_files(card):
-        if Path(name).name != name or name in {"", ".", "..", CARD_FILE}:
-            raise ModelError(f"model card {path}: {name!r} is not the name of a file beside the card.")
+    _check_files(card, path)
     return card
 
 
@@ -86,9 +85,15 @@ def check_file(path: Path, digest: str, model: str) -> None:
 def check_variant(card: ModelCard, folder: Path, variant: VariantName) -> None:
     """Check one variant's graphs and every file the card lists beside them. Raises ModelError."""
     model, chosen = f"{card.name}@{card.version}", card.variants[variant]
-    graphs = {chosen.file: chosen.sha256} | {part.file: part.sha256 for part in chosen.parts.values()}
-    for name, digest in (graphs | card.files).items():
+    for name, digest in (chosen.digests | card.files).items():
         check_file(folder / name, digest, model)
+    for graph in chosen.digests.keys() - chosen.weight_files:
+        if unlisted := sorted(places_of_weights(folder / graph) - chosen.weight_files):
+            raise ModelError(
+                f"model {model}: {folder / graph} keeps weights in {unlisted[0]}, and the card has no digest of that "
+                f"file. Name it in {folder / CARD_FILE} as a part of the variant: [variants.{variant}.parts.data], "
+                "with file and sha256."
+            )
 
 
 def _check_spec(card: ModelCard, path: Path) -> None:
@@ -106,13 +111,25 @@ def _check_spec(card: ModelCard, path: Path) -> None:
             raise ModelError(f"model card {path}: its variant {name} lacks the graph {', '.join(missing)}.")
 
 
-def _named_files(card: ModelCard) -> list[str]:
-    variants = card.variants.values()
-    names: list[str | None] = [variant.file for variant in variants]
-    names += [part.file for variant in variants for part in variant.parts.values()] + list(card.files)
-    for table in (card.text, card.encoder, card.image):
-        names += [getattr(table, field, None) for field in ("tokenizer", "chat_template", "labels")]
+def files_beside(card: ModelCard) -> list[str]:
+    """The names of what serving reads beside the graphs: tokenizer, chat template and labels."""
+    tables = (card.text, card.encoder, card.image)
+    names = (getattr(table, field, None) for table in tables for field in ("tokenizer", "chat_template", "labels"))
     return [name for name in names if name is not None]
+
+
+def _check_files(card: ModelCard, path: Path) -> None:
+    beside = files_beside(card)
+    graphs = [name for variant in card.variants.values() for name in variant.digests]
+    for name in (*graphs, *beside, *card.files):
+        if Path(name).name != name or name in {"", ".", "..", CARD_FILE}:
+            raise ModelError(f"model card {path}: {name!r} is not the name of a file beside the card.")
+    for name in beside:
+        if name not in card.files:
+            raise ModelError(
+                f"model card {path}: {name} is read and the card has no digest of it, so a change would go unnoticed. "
+                f'Add "{name}" to its [files] with what `sha256sum {path.parent / name}` says.'
+            )
 
 
 def _without_none(value: Any) -> Any:

@@ -51,9 +51,8 @@ def estimate_need(
 ) -> Need:
     """What ``variant`` would take; a file that is not there counts nothing, for loading it will say so."""
     chosen = card.variants[variant]
-    beside = {part.file for role, part in chosen.parts.items() if role == "data" or role.endswith("-data")}
-    graphs = {chosen.file, *(part.file for part in chosen.parts.values())} - beside
-    inside, outside = (sum(_size(folder / name) for name in names) for names in (graphs, beside))
+    graphs = chosen.digests.keys() - chosen.weight_files
+    inside, outside = (sum(_size(folder / name) for name in names) for names in (graphs, chosen.weight_files))
     cache = _cache_bytes(card, variant, batching)
     if provider == "cuda":
         total = inside + outside + cache + GPU_MARGIN_BYTES

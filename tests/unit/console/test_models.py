@@ -40,6 +40,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         },
         rejected={"int8-weights": Rejected(method="weights alone", reason="top1_agreement", measured={"kl": 0.7})},
         image=ImageSpec(height=8, width=8, channels=1, resize=8, labels="labels.txt"),
+        files={"labels.txt": hashlib.sha256(b"cat\n").hexdigest()},
     )
     write_card(card, folder)
     monkeypatch.setenv("MILLRACE_MODELS__STORE", str(tmp_path))

@@ -3,17 +3,31 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from msgspec.structs import replace
+from onnx import numpy_helper
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
-from pipeline.models.cardfile import read_card, write_card
+from pipeline.models.card import GraphFile, ImageSpec, ModelCard, TextSpec, Variant
+from pipeline.models.cardfile import read_card, sha256_of, write_card
 from pipeline.models.pointer import read_pointer, write_pointer
-from pipeline.models.store import SHIPPED, find_model, list_folders, read_folder
+from pipeline.models.store import SHIPPED, ServedModel, find_model, list_folders, read_folder
+from pipeline.runtime.fakes import (
+    fake_classifier,
+    fake_embedder,
+    fake_generator,
+    fake_reader,
+    fake_text_classifier,
+    fake_zero_shot,
+)
 from pipeline.settings import ModelSettings, RuntimeSettings, Settings
+from tests.model_store import put_version
 
 
 def put(store: Path, name: str = "toy", version: str = "1.0", *, graph: bytes = b"graph") -> Path:
@@ -70,6 +84,7 @@ def test_a_card_reads_back_as_it_was_written(tmp_path: Path) -> None:
             eos_token_ids=(2, 3),
             special={"eos_token": "<|end|>"},
         ),
+        files={"tokenizer.json": "1" * 64},
     )
     write_card(card, tmp_path)
     assert read_card(tmp_path) == card
@@ -274,4 +289,49 @@ def test_a_bad_card_says_where_and_why(tmp_path: Path, old: str, new: str, messa
     assert old in text
     card.write_text(text.replace(old, new))
     with pytest.raises(ModelError, match=message):
+        find_model("toy", settings_for(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "unlisted"),
+    [
+        (fake_classifier, "labels.txt"),
+        (fake_generator, "tokenizer.json"),
+        (fake_generator, "chat_template.jinja"),
+        (fake_text_classifier, "labels.txt"),
+        (fake_embedder, "tokenizer.json"),
+        (fake_zero_shot, "tokenizer.json"),
+        (fake_reader, "chat_template.jinja"),
+    ],
+)
+def test_a_file_that_is_read_and_whose_digest_the_card_leaves_out_is_named_with_what_to_do(
+    tmp_path: Path, make: Callable[[Path], ServedModel], unlisted: str
+) -> None:
+    folder = put_version(tmp_path, "1", make=make)
+    card = read_card(folder)
+    assert unlisted in card.files
+    write_card(replace(card, files={name: it for name, it in card.files.items() if name != unlisted}), folder)
+    with pytest.raises(ModelError, match=rf"{unlisted}.*no digest.*\[files\].*sha256sum .*{unlisted}"):
+        find_model("toy", settings_for(tmp_path))
+
+
+def test_weights_beside_a_graph_that_no_part_names_are_not_read(tmp_path: Path) -> None:
+    folder = put_version(tmp_path, "1")
+    card = read_card(folder)
+    tensor = numpy_helper.from_array(np.ones(4, np.float32), "weights")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="int8.onnx.data")
+    graph, data = folder / "int8.onnx", folder / "int8.onnx.data"
+    graph.write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
+    data.write_bytes(bytes(16))
+    alone = Variant(file="int8.onnx", sha256=sha256_of(graph))
+    write_card(replace(card, variants={"int8": alone}), folder)
+    with pytest.raises(ModelError, match=r"int8\.onnx keeps weights in int8\.onnx\.data.*no digest.*\[variants"):
+        find_model("toy", settings_for(tmp_path))
+    parts = {"data": GraphFile(file="int8.onnx.data", sha256=sha256_of(data))}
+    write_card(replace(card, variants={"int8": replace(alone, parts=parts)}), folder)
+    assert find_model("toy", settings_for(tmp_path)).folder == folder
+    data.write_bytes(bytes(15))
+    with pytest.raises(ModelError, match=r"int8\.onnx\.data is damaged"):
         find_model("toy", settings_for(tmp_path))
