@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +14,14 @@ from pipeline.models.card import VariantName
 from pipeline.models.store import ServedModel, promoted_version
 from pipeline.settings import Settings
 
-__all__ = ["figures", "is_promoted", "megabytes", "say_if_waiting", "summary", "with_figure"]
+__all__ = ["figures", "is_promoted", "megabytes", "say_if_waiting", "spec_of", "summary", "with_figure"]
 
 TELLING = ("accuracy", "top1_agreement", "mean_cosine", "matched_f1", "perplexity_ratio", "perplexity")
+
+
+def spec_of(folder: Path) -> str:
+    """``name@version`` of a version's folder, whatever its card says."""
+    return f"{folder.parent.name}@{folder.name}"
 
 
 def summary(model: ServedModel, settings: Settings) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import textwrap
 import click
 from rich.table import Table
 
-from console.models.describe import is_promoted, megabytes, summary, with_figure
+from console.models.describe import is_promoted, megabytes, spec_of, summary, with_figure
 from console.output import Output, json_option
 from pipeline.errors import ModelError
-from pipeline.models.store import PULLABLE, ServedModel, list_folders, read_folder
+from pipeline.models.store import PULLABLE, ServedModel, list_folders, list_without_card, read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["list_command"]
@@ -23,18 +23,21 @@ TASK_WIDTH = 20
 def list_command(*, as_json: bool) -> None:
     """The models that are here, and those that can be pulled.
 
-    The version marked with * is promoted: it is what the name alone means.
+    The version marked with * is promoted: it is what the name alone means. Of one whose card cannot be read a warning
+    says why.
     """
     settings, output = load_settings(), Output(as_json=as_json)
-    folders, here = list_folders(settings), list[ServedModel]()
-    for folder in folders:
+    folders, here, damaged = list_folders(settings), list[ServedModel](), list[dict[str, str]]()
+    for folder in (*folders, *list_without_card(settings)):
         try:
             here.append(read_folder(folder))
         except ModelError as error:
             output.warn(str(error))
+            damaged.append({"model": spec_of(folder), "folder": str(folder), "error": str(error)})
     missing = [name for name in PULLABLE if name not in {folder.parent.name for folder in folders}]
     if as_json:
-        output.document({"models": [summary(model, settings) for model in here], "pullable": missing})
+        models = [summary(model, settings) for model in here]
+        output.document({"models": models, "damaged": damaged, "pullable": missing})
         return
     output.people.print(_table(here, settings))
     for name in missing:

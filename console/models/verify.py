@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from console.models.describe import spec_of
 from console.output import Output, json_option
 from pipeline.errors import ModelError
-from pipeline.models.store import list_folders, pointed_version, read_folder
+from pipeline.models.store import list_folders, list_without_card, pointed_version, read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["verify"]
@@ -21,11 +22,12 @@ __all__ = ["verify"]
 def verify(names: Sequence[str], *, as_json: bool) -> int:
     """Check every file of the models against its SHA-256, and the pointers; all models without NAME.
 
-    Exit status 1 if one is damaged.
+    Exit status 1 if one is damaged, or lacks its card.
     """
     settings, output = load_settings(), Output(as_json=as_json)
-    found = [folder for name in names for folder in _versions(name, settings)] if names else list_folders(settings)
-    results = [{"model": _spec(folder), "folder": str(folder), "error": _damage(folder)} for folder in found]
+    here = [*list_folders(settings), *list_without_card(settings)]
+    found = [folder for name in names for folder in _versions(name, here)] if names else here
+    results = [{"model": spec_of(folder), "folder": str(folder), "error": _damage(folder)} for folder in found]
     pointers = [_pointer(name, settings) for name in sorted({folder.parent.name for folder in found})]
     for result in results:
         output.say(f"{result['model']}: {result['error'] or 'sound'}")
@@ -36,9 +38,9 @@ def verify(names: Sequence[str], *, as_json: bool) -> int:
     return int(any(result["error"] for result in (*results, *pointers)))
 
 
-def _versions(name: str, settings: Settings) -> list[Path]:
+def _versions(name: str, here: Sequence[Path]) -> list[Path]:
     """The folders of the versions that ``name`` or ``name@version`` means, whole or not."""
-    found = [folder for folder in list_folders(settings) if name in (folder.parent.name, _spec(folder))]
+    found = [folder for folder in here if name in (folder.parent.name, spec_of(folder))]
     if not found:
         raise ModelError(f"model {name!r} is not here. `millrace models list` shows those that are.")
     return found
@@ -53,10 +55,6 @@ def _pointer(name: str, settings: Settings) -> dict[str, str | None]:
 
 def _promoted(version: str | None) -> str:
     return f"{version} is promoted" if version else "no version is pinned"
-
-
-def _spec(folder: Path) -> str:
-    return f"{folder.parent.name}@{folder.name}"
 
 
 def _damage(folder: Path) -> str | None:

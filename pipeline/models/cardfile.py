@@ -49,8 +49,9 @@ def read_card(folder: Path) -> ModelCard:
     try:
         card = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), ModelCard)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         way_out = remedy(folder.parent.name, folder.name, folder)
-        raise ModelError(f"model card {path}: {error}. {way_out}") from error
+        raise ModelError(f"model card {path}: {why}. {way_out}") from error
     _check_spec(card, path)
     _check_files(card, path)
     return card

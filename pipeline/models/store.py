@@ -37,6 +37,7 @@ __all__ = [
     "find_folder",
     "find_model",
     "list_folders",
+    "list_without_card",
     "pointed_version",
     "promoted_version",
     "read_folder",
@@ -195,6 +196,12 @@ def list_folders(settings: Settings) -> list[Path]:
     return sorted(folders, key=lambda folder: folder.parent.name)
 
 
+def list_without_card(settings: Settings) -> list[Path]:
+    """Folders of the store that stand in a version's place and have no card: they are none, and nobody else tells."""
+    found = [folder for name in _entries(settings.models.store_path) for folder in _places(name)]
+    return sorted(folder for folder in found if folder.is_dir() and not _has_card(folder))
+
+
 def read_folder(folder: Path) -> ServedModel:
     """The version in ``folder``, with only its card read and checked.
 
@@ -222,15 +229,22 @@ def _names(settings: Settings) -> set[str]:
 
 
 def _folders(shelf: Path, name: str) -> Iterator[Path]:
-    """Folders with a card; what is being built has them too, under names that no model has."""
-    entries = _entries(shelf / name)
-    if is_between(entries):  # someone is just replacing a version, or was killed then
+    """Folders with a card."""
+    if is_between(_entries(shelf / name)):  # someone is just replacing a version, or was killed then
         with contextlib.suppress(ModelError), changing(shelf, name):
-            entries = _entries(shelf / name)
-    for folder in entries:
-        version = SPEC.fullmatch(f"{name}@{folder.name}") and folder.name not in RESERVED
-        if version and os.path.exists(folder / CARD_FILE):  # noqa: PTH110 - Path's raises where it may not look
-            yield folder
+            pass
+    return filter(_has_card, _places(shelf / name))
+
+
+def _places(model: Path) -> Iterator[Path]:
+    """What is named as a version in the folder of a model; what is being built has names that no version has."""
+    for entry in _entries(model):
+        if SPEC.fullmatch(f"{model.name}@{entry.name}") and entry.name not in RESERVED:
+            yield entry
+
+
+def _has_card(folder: Path) -> bool:
+    return os.path.exists(folder / CARD_FILE)  # noqa: PTH110 - Path's raises where it may not look
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -106,12 +106,42 @@ def test_a_card_that_cannot_be_read_costs_list_a_warning_and_verify_says_which_o
     assert (status, "toy" in listed, "bad" in listed) == (0, True, False)
     assert warned.count("\n") == 1
     assert f"model card {bad / 'model.toml'}: " in warned
-    assert {"toy", "digits-tiny"} < {model["name"] for model in run_json("list")["models"]}
+    document = run_json("list")
+    assert {"toy", "digits-tiny"} < {model["name"] for model in document["models"]}
+    (damaged,) = document["damaged"]
+    assert (damaged["model"], damaged["folder"], damaged["error"] in warned) == ("bad@1", str(bad), True)
     assert run("verify", "digits-tiny", "toy")[0] == 0
     for names in ([], ["bad"], ["bad@1"]):
         status, said, _ = run("verify", *names)
         assert (status, f"bad@1: model card {bad / 'model.toml'}: " in said) == (1, True)
     assert "toy@1.0: sound" in run("verify")[1]
+
+
+def test_a_version_whose_card_is_gone_is_told_by_list_and_verify(store: Path) -> None:
+    assert run_json("list")["damaged"] == []
+    (store / "model.toml").unlink()
+    (store.parent / "profiles").mkdir()
+    (store.parent / ".trash").mkdir()
+    (store.parent / "notes.txt").touch()
+    listed = run_json("list")
+    assert "toy" not in {model["name"] for model in listed["models"]}
+    assert [(one["model"], one["folder"]) for one in listed["damaged"]] == [("toy@1.0", str(store))]
+    assert f"model card {store / 'model.toml'}: No such file" in run("list")[2]
+    for names in ([], ["toy"], ["toy@1.0"]):
+        status, said, _ = run("verify", *names)
+        assert (status, said.count("toy@1.0: model card")) == (1, 1)
+    assert run("remove", "toy@1.0")[0] == 0
+    assert run("verify")[0] == 0
+
+
+def test_a_version_without_a_card_does_not_keep_a_model_from_being_pulled_and_hides_no_shipped_one(store: Path) -> None:
+    for folder in ("smollm2-135m/1.0.0", "digits-tiny/1.0.0"):
+        (store.parent.parent / folder).mkdir(parents=True)
+    listed = run_json("list")
+    assert "smollm2-135m" in listed["pullable"]
+    assert "digits-tiny" in {model["name"] for model in listed["models"]}
+    assert {one["model"] for one in listed["damaged"]} == {"smollm2-135m@1.0.0", "digits-tiny@1.0.0"}
+    assert run("verify", "digits-tiny")[1].count("digits-tiny@1.0.0: ") == 2
 
 
 def test_show_gives_the_card_and_what_was_measured_of_every_variant(store: Path) -> None:
