@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import ModelError
 from pipeline.factory.exports.export import import_framework
 from pipeline.factory.family import Source
+from pipeline.factory.sources.finite import check_finite
 
 __all__ = ["load_pretrained"]
 
@@ -24,7 +25,8 @@ def load_pretrained(
         weights: torch tensors by name, instead of the folder's.
 
     Raises:
-        ModelError: torch or transformers is missing, the files are not this architecture's, or a weight is missing.
+        ModelError: torch or transformers is missing, the files are not this architecture's, or a weight is missing or
+            holds NaN or infinities.
     """
     folder = source.folder
     import_framework("torch")
@@ -50,6 +52,8 @@ def load_pretrained(
             f"{source.origin}: {len(missing)} weights are missing, such as {missing[0]}. "
             f"These files are not a whole {source.architecture}."
         )
+    for name, tensor in model.state_dict().items():
+        check_finite(tensor.numpy(), name, f"{source.origin}: ")
     return model.eval()
 
 

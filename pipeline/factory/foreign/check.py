@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import checker, external_data_helper, version_converter
+from onnx import checker, external_data_helper, numpy_helper, version_converter
 
 from pipeline.errors import ModelError
+from pipeline.factory.sources.finite import check_finite
 
 __all__ = ["all_nodes", "read_graph"]
 
@@ -22,6 +24,8 @@ QUANTIZED = frozenset(
         *("MatMulNBits", "QAttention", "QGemm", "QLinearConv", "QLinearMatMul", "QuantizeLinear"),
     }
 )
+MULTIPLIED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # What quantization needs at least (scales per channel).
 MIN_OPSET = 13
@@ -32,7 +36,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
     Raises:
         ModelError: it is no ONNX file, is cut off, breaks the standard, names files outside its folder, uses operators
-            that ONNX Runtime does not have, is quantized already, or is too large.
+            that ONNX Runtime does not have, is quantized already, is too large, or has weights that are no numbers.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -52,6 +56,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise ModelError(
             f"{path}: more than 2 GB with its weights: one ONNX file cannot hold that. Build a smaller one."
         )
+    _check_weights(model, path)
     return _upgraded(model, path)
 
 
@@ -93,6 +98,17 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             f"{path}: it is quantized already ({', '.join(quantized[:3])}). Build from the FP32 graph, and let "
             "`millrace models optimize` quantize and measure."
         )
+
+
+def _check_weights(model: onnx.ModelProto, path: Path) -> None:
+    """An infinity that nothing is multiplied by may be a bound or a mask; NaN is never meant."""
+    weights = {name for node in all_nodes(model.graph) if node.op_type in MULTIPLIED for name in node.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in FLOATS:
+            continue
+        numbers = numpy_helper.to_array(tensor)
+        if tensor.name in weights or np.isnan(numbers).any():
+            check_finite(numbers, tensor.name, f"{path}: ")
 
 
 def _upgraded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

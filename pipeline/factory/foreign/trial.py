@@ -44,9 +44,18 @@ def compare_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str
         raise ModelError(
             f"{where}: it does not run with {count} rows and with 1: {error}. Export it with dynamic axes."
         ) from error
-    if together.ndim != 2 or len(together) != count or not np.allclose(together, np.vstack(alone), atol=TOLERANCE):
+    if (
+        together.ndim != 2
+        or len(together) != count
+        or not np.allclose(together, np.vstack(alone), atol=TOLERANCE, equal_nan=True)
+    ):
         raise ModelError(
             f"{where}: in a batch of {count} it gives {output} {together.shape}, not those of each row alone: it "
             "cannot be served in batches. Export it with dynamic axes."
+        )
+    if odd := int(np.count_nonzero(~np.isfinite(together))):
+        raise ModelError(
+            f"{where}: {odd} of its {together.size} {output} for random input are not finite: every record would fail. "
+            "Its training went astray, or its export: compare it with the framework that it comes from."
         )
     return int(together.shape[1])

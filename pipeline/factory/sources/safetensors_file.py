@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ModelError
+from pipeline.factory.sources.finite import check_finite
 
 __all__ = ["Tensors", "read_safetensors"]
 
@@ -76,7 +77,7 @@ def read_safetensors(source: Path) -> Tensors:
 
     Raises:
         ModelError: there is no such file, or it is damaged; or only pickles are there, which are not read. Asking for
-            a tensor raises it for a dtype that numpy cannot hold, such as FP8.
+            a tensor raises it for a dtype that numpy cannot hold, such as FP8, and for NaN and infinities.
     """
     if not source.is_dir():
         return _open(source)
@@ -148,7 +149,9 @@ class _File(Tensors):
         if entry.dtype not in DTYPES:
             raise ModelError(f"{self._path}: {name} is {entry.dtype}; readable are {', '.join(DTYPES)}.")
         begin, end = (self._start + offset for offset in entry.data_offsets)
-        return _decode(np.frombuffer(self._memory[begin:end], DTYPES[entry.dtype]), entry.dtype).reshape(entry.shape)
+        tensor = _decode(np.frombuffer(self._memory[begin:end], DTYPES[entry.dtype]), entry.dtype)
+        check_finite(tensor, name, f"{self._path}: ")
+        return tensor.reshape(entry.shape)
 
     def nbytes(self) -> int:
         return sum(entry.nbytes for entry in self._entries.values())
@@ -163,7 +166,8 @@ class _File(Tensors):
 def _decode(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     if dtype == "BF16":  # the upper half of a float32
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return stored.astype(np.float32, copy=False) if dtype.startswith("F") else stored
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is told
+        return stored.astype(np.float32, copy=False) if dtype.startswith("F") else stored
 
 
 def _open(path: Path) -> Tensors:

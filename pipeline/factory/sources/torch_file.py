@@ -21,6 +21,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.factory.sources.finite import check_finite
 
 __all__ = ["read_state_dict"]
 
@@ -56,14 +57,17 @@ def read_state_dict(data: bytes) -> dict[str, Array]:
     """The tensors of a saved ``state_dict``, by name; also of one that is kept in a checkpoint beside other things.
 
     Raises:
-        ModelError: it is no such file, is cut off, or holds objects of other classes than tensors.
+        ModelError: it is no such file, is cut off, or holds objects of other classes than tensors, NaN or infinities.
     """
     try:
-        return _read_zip(data) if data.startswith(b"PK") else _read_legacy(data)
+        tensors = _read_zip(data) if data.startswith(b"PK") else _read_legacy(data)
     except ModelError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ModelError(f"the PyTorch file is damaged: {error!r}") from error
+    for name, tensor in tensors.items():
+        check_finite(tensor, name)
+    return tensors
 
 
 def _read_zip(data: bytes) -> dict[str, Array]:

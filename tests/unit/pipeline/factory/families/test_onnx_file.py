@@ -338,3 +338,40 @@ def test_weights_beside_the_graph_are_read_but_never_outside_its_folder(
             tensor.external_data[0].value = place
         (folder / "sly.onnx").write_bytes(sly.SerializeToString())
         assert "outside the folder. It is not read" in refusal(make, folder / "sly.onnx", hints)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(np.nan, "1 NaN and 0 infinite numbers"), (-np.inf, "0 NaN and 1 infinite numbers")]
+)
+def test_weights_that_are_no_numbers_are_named_and_counted(
+    make: Build, tmp_path: Path, number: float, said: str
+) -> None:
+    model = onnx.load(classifier(tmp_path / "a.onnx"))
+    spoilt = WEIGHTS.copy()
+    spoilt[1, 2] = number
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(spoilt, "weights"))
+    onnx.save(model, tmp_path / "a.onnx")
+    found = refusal(make, tmp_path / "a.onnx", SCALING)
+    assert f"a.onnx: weights holds {said} among its 15" in found
+
+
+def test_an_infinity_that_nothing_is_multiplied_by_is_a_bound_or_a_mask(make: Build, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Clip", ["image", "low", "high"], ["clipped"])]
+    nodes += [helper.make_node("ReduceMean", ["clipped"], ["mean"], axes=[2, 3], keepdims=0)]
+    nodes += [helper.make_node("MatMul", ["mean", "weights"], ["scores"])]
+    graph = save(
+        tmp_path / "a.onnx", nodes, [value("image", ["N", 3, 4, 4])], [value("scores", ["N", 5])],
+        low=np.array(-np.inf, np.float32), high=np.array(np.inf, np.float32), weights=WEIGHTS,
+    )  # fmt: skip
+    assert make(graph, SCALING).card.task == "image-classification"
+
+
+def test_a_graph_whose_scores_are_no_numbers_is_refused(make: Build, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0)]
+    nodes += [helper.make_node("MatMul", ["mean", "weights"], ["sum"]), helper.make_node("Log", ["zero"], ["never"])]
+    nodes += [helper.make_node("Add", ["sum", "never"], ["scores"])]
+    graph = save(
+        tmp_path / "a.onnx", nodes, [value("image", ["N", 3, 4, 4])], [value("scores", ["N", 5])],
+        zero=np.array(-1, np.float32), weights=WEIGHTS,
+    )  # fmt: skip
+    assert "15 of its 15 logits for random input are not finite" in refusal(make, graph, SCALING)

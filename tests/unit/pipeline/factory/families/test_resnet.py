@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import ModelError
 from pipeline.factory.families.resnet import FAMILY
@@ -97,3 +99,14 @@ def test_weights_that_are_missing_are_not_made_up(built: Built, tmp_path: Path) 
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are missing, such as classifier\.1\.weight"):
         build(FAMILY, replace(built.source, path=tmp_path), tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_named_and_counted(built: Built, tmp_path: Path) -> None:
+    shutil.copytree(built.source.folder, tmp_path / "spoilt")
+    file = tmp_path / "spoilt" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.startswith("classifier") and name.endswith("bias"))
+    weights[name][0] = np.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{name} holds 1 NaN and 0 infinite numbers among its 3"):
+        build(FAMILY, replace(built.source, path=tmp_path / "spoilt"), tmp_path)

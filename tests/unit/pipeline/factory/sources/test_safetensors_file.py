@@ -148,3 +148,21 @@ def test_several_files_without_an_index_are_refused(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.safetensors", {}, b"")
     with pytest.raises(ModelError, match=r"2 safetensors files \(a.safetensors, b.safetensors\)"):
         read_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<f8"])
+def test_weights_that_are_no_numbers_are_told_by_name_and_count_when_they_are_asked_for(
+    tmp_path: Path, dtype: str
+) -> None:
+    data = np.array([1, np.nan, np.inf, -np.inf], dtype).tobytes()
+    name = {"<f4": "F32", "<f2": "F16", "<f8": "F64"}[dtype]
+    tensors = read_safetensors(write(tmp_path / "model.safetensors", one(name, [2, 2], len(data)), data))
+    with pytest.raises(ModelError, match=r"model\.safetensors: w holds 1 NaN and 2 infinite numbers among its 4"):
+        _ = tensors["w"]
+
+
+def test_a_number_too_large_for_float32_is_infinite(tmp_path: Path) -> None:
+    data = np.array([1e300, 1.0]).tobytes()
+    tensors = read_safetensors(write(tmp_path / "model.safetensors", one("F64", [2], 16), data))
+    with pytest.raises(ModelError, match="w holds 0 NaN and 1 infinite"):
+        _ = tensors["w"]

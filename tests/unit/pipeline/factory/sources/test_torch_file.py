@@ -179,3 +179,9 @@ def test_an_archive_is_held_to_the_same_rules() -> None:
     short_file = zipped({"matrix": Tensor(numbers, (2, 3), (3, 1))}, [short])
     with pytest.raises(ModelError, match="cut off in storage 0"):
         read_state_dict(short_file)
+
+
+def test_weights_that_are_no_numbers_are_told_by_name_and_count() -> None:
+    values = storage("a", np.array([1, np.nan, np.nan, np.inf], "<f4"))
+    with pytest.raises(ModelError, match="x holds 2 NaN and 1 infinite numbers among its 4"):
+        read_state_dict(saved({"x": Tensor(values, (4,), (1,))}, [values]))
