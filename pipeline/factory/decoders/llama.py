@@ -9,6 +9,7 @@ import msgspec
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.rope import read_rope
 from pipeline.factory.decoders.spec import Biased, DecoderSpec
+from pipeline.factory.encoders.spec import Positive
 
 __all__ = ["MODEL_TYPES", "llama_spec"]
 
@@ -19,14 +20,14 @@ class _Config(msgspec.Struct, frozen=True):
     """What is read of the configuration, with the defaults of transformers' LlamaConfig."""
 
     model_type: str
-    hidden_size: int = 4_096
-    intermediate_size: int = 11_008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    vocab_size: int = 32_000
-    max_position_embeddings: int = 2_048
+    hidden_size: Positive = 4_096
+    intermediate_size: Positive = 11_008
+    num_hidden_layers: Positive = 32
+    num_attention_heads: Positive = 32
+    num_key_value_heads: Positive | None = None
+    head_dim: Positive | None = None
+    vocab_size: Positive = 32_000
+    max_position_embeddings: Positive = 2_048
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
     attention_bias: bool = False
@@ -57,6 +58,7 @@ def llama_spec(config: dict[str, Any], where: str, *, image_token_id: int | None
         raise ModelError(f"{where}: no decoder {found.model_type!r} is built; {', '.join(MODEL_TYPES)} are.")
     if found.hidden_act != "silu":
         raise ModelError(f"{where}: a decoder with hidden_act {found.hidden_act!r} is not built; silu is.")
+    _check_heads(found, where)
     window = found.sliding_window if found.use_sliding_window else None
     return DecoderSpec(
         shape="llama",
@@ -101,6 +103,16 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "use_sliding_window": False,
     },
 }
+
+
+def _check_heads(config: _Config, where: str) -> None:
+    heads, shared = config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
+    if config.head_dim is None and config.hidden_size % heads:
+        raise ModelError(
+            f"{where}: its config.json has {heads} heads in a width of {config.hidden_size}: no equal parts."
+        )
+    if heads % shared:
+        raise ModelError(f"{where}: its config.json has {heads} heads and {shared} of keys and values: no equal parts.")
 
 
 def _biased(config: _Config) -> tuple[Biased, ...]:

@@ -13,7 +13,7 @@ from pipeline.factory.decoders.spec import DecoderSpec, Weights
 from pipeline.factory.decoders.vision import VisionGraph
 from pipeline.factory.decoders.weights import llama_weights
 from pipeline.factory.encoders.image import ImageGraph
-from pipeline.factory.encoders.spec import activation_of, read_config, transformer_of
+from pipeline.factory.encoders.spec import Positive, activation_of, read_config, transformer_of
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
 from pipeline.factory.images.spec import PixelInput
 from pipeline.factory.sources.safetensors_file import Tensors
@@ -31,15 +31,15 @@ class Tower(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of ``vision_config``."""
 
     model_type: str
-    patch_size: int
+    patch_size: Positive
     hidden_act: str
     layer_norm_eps: float
-    hidden_size: int = 768
-    intermediate_size: int = 3_072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    image_size: int = 224
-    num_channels: int = 3
+    hidden_size: Positive = 768
+    intermediate_size: Positive = 3_072
+    num_hidden_layers: Positive = 12
+    num_attention_heads: Positive = 12
+    image_size: Positive = 224
+    num_channels: Positive = 3
 
 
 class LlavaConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer
 
 from pipeline.factory.decoders.spec import DecoderSpec
 from pipeline.factory.family import Source, Workbench
+from pipeline.factory.sources.huggingface_folder import CONFIG
 from pipeline.factory.sources.json_file import read_json_object
-from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_id, check_token_ids, copy_tokenizer
 from pipeline.models.card import ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.tasks.prompts import load_chat_template
@@ -18,6 +19,9 @@ from pipeline.tasks.prompts import load_chat_template
 __all__ = ["read_text_spec", "text_card", "text_files"]
 
 TEMPLATE = "chat_template.jinja"
+GENERATION = "generation_config.json"
+NO_TOKEN = -1
+"""Of the first Llama and others: there is none to begin or to pad with."""
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -45,7 +49,8 @@ def read_text_spec(source: Source, bench: Workbench, spec: DecoderSpec) -> TextS
     """Copy the tokenizer and the chat template to the workbench, and say how they are used.
 
     Raises:
-        ModelError: there is no ``tokenizer.json``, it is not this model's, or the chat template has an error.
+        ModelError: there is no ``tokenizer.json``, it is not this model's, a configuration names a token that the model
+            does not know, or the chat template has an error.
     """
     folder = source.folder
     tokenizer = copy_tokenizer(source, bench, folder)
@@ -63,23 +68,36 @@ def read_text_spec(source: Source, bench: Workbench, spec: DecoderSpec) -> TextS
         head_size=spec.head_size,
         vocabulary=spec.vocabulary,
         max_length=spec.max_length,
-        eos_token_ids=_ends(source.config, folder, tokenizer, special),
+        eos_token_ids=_ends(source, tokenizer, special, spec.vocabulary),
         bos_token_id=_begin(tokenizer),
         chat_template=None if template is None else TEMPLATE,
         special=special,
     )
 
 
-def _ends(config: dict[str, Any], folder: Path, tokenizer: Tokenizer, special: dict[str, str]) -> tuple[int, ...]:
+def _ends(source: Source, tokenizer: Tokenizer, special: dict[str, str], vocabulary: int) -> tuple[int, ...]:
     """What ends an answer: all that either configuration says, or else the tokenizer's own end."""
-    found = set[int]()
-    generation = read_json_object(folder / "generation_config.json", missing={})
-    for settings in (config, config.get("text_config") or {}, generation):
-        ends = settings.get("eos_token_id")
-        found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    config, generation = source.folder / CONFIG, source.folder / GENERATION
+    found = {
+        *_named_ends(source.config, "", vocabulary, config),
+        *_named_ends(source.config.get("text_config") or {}, "text_config.", vocabulary, config),
+        *_named_ends(read_json_object(generation, missing={}), "", vocabulary, generation),
+    }
     if not found and (end := tokenizer.token_to_id(special.get("eos_token", ""))) is not None:
         found.add(end)
     return tuple(sorted(found))
+
+
+def _named_ends(settings: dict[str, Any], before: str, vocabulary: int, file: Path) -> list[int]:
+    """What ``settings`` of ``file`` say; ``before`` stands before their keys. Raises ModelError for no tokens."""
+    for key in ("bos_token_id", "pad_token_id"):
+        if (token := settings.get(key)) not in (None, NO_TOKEN):
+            check_token_id(token, vocabulary, before + key, str(file))
+    ends = settings.get("eos_token_id")
+    named = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    for token in named:
+        check_token_id(token, vocabulary, f"{before}eos_token_id", str(file))
+    return named
 
 
 def _begin(tokenizer: Tokenizer) -> int | None:

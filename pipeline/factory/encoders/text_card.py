@@ -15,9 +15,10 @@ from pipeline.factory.encoders.sentence import SentenceSpec, read_sentence_spec
 from pipeline.factory.encoders.spec import TransformerSpec
 from pipeline.factory.encoders.text import TextGraph, build_text_classifier, build_text_embedder
 from pipeline.factory.family import Source, Workbench, check_hints
+from pipeline.factory.sources.huggingface_folder import CONFIG
 from pipeline.factory.sources.labels import LABELS, labels_of, write_labels
 from pipeline.factory.sources.safetensors_file import Tensors
-from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_id, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from schemas.messages import Task
@@ -65,6 +66,7 @@ def build_text_model(source: Source, bench: Workbench, model: TextModel) -> Mode
     """Write ``fp32.onnx`` and what goes with it into the workbench. Returns the card; raises ModelError."""
     words = model.weights["words"].shape[0]
     check_token_ids(copy_tokenizer(source, bench, source.folder), words, source.origin)
+    check_token_id(model.pad_token_id, words, "pad_token_id", str(source.folder / CONFIG))
     bench.progress("writing the FP32 graph")
     encoder = _classifier(source, bench, model) if is_classifier(source) else _embedder(source, model)
     names = [TOKENIZER] if encoder.labels is None else [TOKENIZER, encoder.labels]

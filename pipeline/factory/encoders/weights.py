@@ -104,9 +104,13 @@ class EncoderWeights(Mapping[str, Floats]):
         """Name the weights of all layers; ``layers`` is what their names begin with, up to the number.
 
         Raises:
-            ModelError: a tensor is not there.
+            ModelError: a tensor is not there, or the layers' heads are no equal parts.
         """
         hidden, mlp = spec.hidden, spec.mlp
+        if hidden % spec.heads:
+            raise ModelError(
+                f"{self._where}: its config.json has {spec.heads} heads in a width of {hidden}: no equal parts."
+            )
         shapes = {"qkv": (3 * hidden, hidden), "o": (hidden, hidden), "up": (mlp, hidden), "down": (hidden, mlp)}
         for layer in range(spec.layers):
             for name, parts in names.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline.errors import ModelError
-from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
+from pipeline.factory.encoders.spec import Positive, TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
 from pipeline.factory.encoders.weights import BERT_LAYER, EncoderWeights, prefix_of
 from pipeline.factory.family import Family, Source, Workbench
@@ -20,13 +20,13 @@ ARCHITECTURES = ("BertForSequenceClassification", "BertModel")
 class BertConfig(msgspec.Struct, frozen=True):
     """What is read of ``config.json``, with the defaults of transformers' BertConfig."""
 
-    vocab_size: int = 30_522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3_072
+    vocab_size: Positive = 30_522
+    hidden_size: Positive = 768
+    num_hidden_layers: Positive = 12
+    num_attention_heads: Positive = 12
+    intermediate_size: Positive = 3_072
     hidden_act: str = "gelu"
-    max_position_embeddings: int = 512
+    max_position_embeddings: Positive = 512
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     position_embedding_type: str | None = "absolute"

@@ -12,15 +12,16 @@ from tokenizers import Tokenizer
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_tower
-from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
+from pipeline.factory.encoders.spec import Positive, TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text import CLIP_UNKNOWN_END, TextGraph, build_text_tower
 from pipeline.factory.encoders.text_card import main_variant
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
 from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import FP32, with_hints
 from pipeline.factory.images.spec import PixelInput, read_pixel_input
+from pipeline.factory.sources.huggingface_folder import CONFIG
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
-from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_id, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, ZeroShotSpec
 from pipeline.models.cardfile import sha256_of
 
@@ -31,10 +32,10 @@ FP32_TEXT = "fp32.text.onnx"
 
 
 class _Tower(msgspec.Struct, frozen=True, kw_only=True):
-    num_hidden_layers: int = 12
-    num_attention_heads: int
-    hidden_size: int
-    intermediate_size: int
+    num_hidden_layers: Positive = 12
+    num_attention_heads: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
@@ -42,11 +43,11 @@ class _Tower(msgspec.Struct, frozen=True, kw_only=True):
 class _Text(_Tower, frozen=True, kw_only=True):
     """With the defaults of transformers' CLIPTextConfig."""
 
-    num_attention_heads: int = 8
-    hidden_size: int = 512
-    intermediate_size: int = 2_048
-    vocab_size: int = 49_408
-    max_position_embeddings: int = 77
+    num_attention_heads: Positive = 8
+    hidden_size: Positive = 512
+    intermediate_size: Positive = 2_048
+    vocab_size: Positive = 49_408
+    max_position_embeddings: Positive = 77
     eos_token_id: int = 49_407
     pad_token_id: int | None = 1
 
@@ -54,11 +55,11 @@ class _Text(_Tower, frozen=True, kw_only=True):
 class _Vision(_Tower, frozen=True, kw_only=True):
     """With the defaults of transformers' CLIPVisionConfig."""
 
-    num_attention_heads: int = 12
-    hidden_size: int = 768
-    intermediate_size: int = 3_072
-    image_size: int = 224
-    num_channels: int = 3
+    num_attention_heads: Positive = 12
+    hidden_size: Positive = 768
+    intermediate_size: Positive = 3_072
+    image_size: Positive = 224
+    num_channels: Positive = 3
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -70,7 +71,10 @@ def _build(source: Source, bench: Workbench) -> ModelCard:
     tensors = read_safetensors(source.folder)
     config = read_config(source.config, _Config, source.origin)
     tokenizer = copy_tokenizer(source, bench, source.folder)
-    check_token_ids(tokenizer, config.text_config.vocab_size, source.origin)
+    text = config.text_config
+    check_token_ids(tokenizer, text.vocab_size, source.origin)
+    for key, token in (("eos_token_id", text.eos_token_id), ("pad_token_id", text.pad_token_id or 0)):
+        check_token_id(token, text.vocab_size, f"text_config.{key}", str(source.folder / CONFIG))
     _check_end(tokenizer, config.text_config, source.origin)
     pixels = _pixels(source, config.vision_config)
     bench.progress("writing the FP32 graphs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.factory.encoders.spec import TransformerSpec, activation_of, read_config
+from pipeline.factory.encoders.spec import Positive, TransformerSpec, activation_of, read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
 from pipeline.factory.encoders.weights import DISTILBERT_LAYER, EncoderWeights, prefix_of
 from pipeline.factory.family import Family, Source, Workbench
@@ -20,13 +20,13 @@ EPSILON = 1e-12  # transformers has it in its code, not in the config
 class _Config(msgspec.Struct, frozen=True):
     """What is read of ``config.json``, with the defaults of transformers' DistilBertConfig."""
 
-    vocab_size: int = 30_522
-    dim: int = 768
-    n_layers: int = 6
-    n_heads: int = 12
-    hidden_dim: int = 3_072
+    vocab_size: Positive = 30_522
+    dim: Positive = 768
+    n_layers: Positive = 6
+    n_heads: Positive = 12
+    hidden_dim: Positive = 3_072
     activation: str = "gelu"
-    max_position_embeddings: int = 512
+    max_position_embeddings: Positive = 512
     pad_token_id: int | None = 0
 
 

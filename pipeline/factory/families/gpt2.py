@@ -9,6 +9,7 @@ from pipeline.factory.decoders.file import write_fp32
 from pipeline.factory.decoders.spec import DecoderSpec
 from pipeline.factory.decoders.text import text_card
 from pipeline.factory.decoders.weights import gpt2_weights
+from pipeline.factory.encoders.spec import Positive
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
@@ -22,12 +23,12 @@ TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 class _Config(msgspec.Struct, frozen=True):
     """What is read of ``config.json``, with the defaults of transformers' GPT2Config."""
 
-    n_layer: int = 12
-    n_embd: int = 768
-    n_head: int = 12
-    n_positions: int = 1_024
-    vocab_size: int = 50_257
-    n_inner: int | None = None
+    n_layer: Positive = 12
+    n_embd: Positive = 768
+    n_head: Positive = 12
+    n_positions: Positive = 1_024
+    vocab_size: Positive = 50_257
+    n_inner: Positive | None = None
     layer_norm_epsilon: float = 1e-5
     activation_function: str = "gelu_new"
     scale_attn_weights: bool = True
@@ -53,6 +54,10 @@ def _spec(source: Source, tensors: Tensors) -> DecoderSpec:
         raise ModelError(f"{source.origin}: its config.json is not one of GPT-2: {error}.") from error
     if unlike := _unlike(config):
         raise ModelError(f"{source.origin}: a GPT-2 with {unlike} is not built.")
+    if config.n_embd % config.n_head:
+        raise ModelError(
+            f"{source.origin}: its config.json has {config.n_head} heads in a width of {config.n_embd}: no equal parts."
+        )
     return DecoderSpec(
         shape="gpt2",
         layers=config.n_layer,

@@ -16,9 +16,10 @@ from pipeline.factory.foreign.image import adapt_classifier, is_image_input
 from pipeline.factory.foreign.text import IDS, MASK, NAMES, adapt_encoder, token_rows
 from pipeline.factory.foreign.trial import check_rows
 from pipeline.factory.images.card import FP32
+from pipeline.factory.sources.huggingface_folder import CONFIG
 from pipeline.factory.sources.json_file import read_json_object
 from pipeline.factory.sources.labels import LABELS, labels_of, write_labels
-from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_ids, copy_tokenizer
+from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_id, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
 from pipeline.runtime.huggingface import open_tokenizer
@@ -84,12 +85,13 @@ def _build_image(model: onnx.ModelProto, source: Source, bench: Workbench) -> Im
 
 def _build_text(model: onnx.ModelProto, source: Source, bench: Workbench, task: Task) -> EncoderSpec:
     tokenizer = copy_tokenizer(source, bench, _path(source).parent)
+    spec = _encoder_spec(source)
     if (rows := token_rows(model)) is not None:
         check_token_ids(tokenizer, rows, source.origin)
+        check_token_id(spec.pad_token_id, rows, "pad_token_id", str(_path(source).with_name(CONFIG)))
     adapt_encoder(model, source.origin, task)
     onnx.save(model, bench.folder / FP32)
     size = check_rows(bench.folder / FP32, _token_feeds(bench.folder / TOKENIZER), NAMES[task][0], source.origin)
-    spec = _encoder_spec(source)
     if task == "embeddings":
         return replace(spec, dimensions=size)
     _write_labels(source, bench, size)
@@ -107,7 +109,7 @@ def _token_feeds(tokenizer: Path) -> dict[str, Any]:
 
 def _encoder_spec(source: Source) -> EncoderSpec:
     """How long its texts may be and what pads them, as the files beside the graph say."""
-    config = _beside(source, "config.json")
+    config = _beside(source, CONFIG)
     asked = [_beside(source, "tokenizer_config.json").get("model_max_length"), config.get("max_position_embeddings")]
     lengths = [length for length in asked if isinstance(length, int) and length > 0]
     padding = config.get("pad_token_id")
@@ -120,7 +122,7 @@ def _encoder_spec(source: Source) -> EncoderSpec:
 
 def _write_labels(source: Source, bench: Workbench, classes: int) -> None:
     """The classes' names, as the user or the ``config.json`` beside the graph says. Raises ModelError."""
-    named = _beside(source, "config.json").get("id2label")
+    named = _beside(source, CONFIG).get("id2label")
     write_labels(labels_of(source, classes, named if isinstance(named, dict) else {}), bench.folder)
 
 

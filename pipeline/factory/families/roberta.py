@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.factory.encoders.spec import read_config
+from pipeline.factory.encoders.spec import Positive, read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
 from pipeline.factory.encoders.weights import EncoderWeights, prefix_of
 from pipeline.factory.families.bert import BertConfig, add_bert_body, bert_transformer
@@ -23,7 +23,7 @@ ARCHITECTURES = (
 class _Config(BertConfig, frozen=True):
     """With the defaults of transformers' RobertaConfig."""
 
-    vocab_size: int = 50_265
+    vocab_size: Positive = 50_265
     pad_token_id: int | None = 1
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_classifier
-from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
+from pipeline.factory.encoders.spec import Positive, TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text_card import main_variant
 from pipeline.factory.encoders.weights import VIT_LAYER, EncoderWeights
 from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
@@ -24,14 +24,14 @@ ARCHITECTURES = ("ViTForImageClassification",)
 class _Config(msgspec.Struct, frozen=True):
     """What is read of ``config.json``, with the defaults of transformers' ViTConfig."""
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3_072
+    hidden_size: Positive = 768
+    num_hidden_layers: Positive = 12
+    num_attention_heads: Positive = 12
+    intermediate_size: Positive = 3_072
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
     qkv_bias: bool = True
-    image_size: int | list[int] = 224
+    image_size: Positive | list[int] = 224
 
 
 def _build(source: Source, bench: Workbench) -> ModelCard:

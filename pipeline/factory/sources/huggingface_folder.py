@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.factory.family import Source
 from pipeline.factory.sources.json_file import read_json_object
 
-__all__ = ["read_folder"]
+__all__ = ["CONFIG", "read_folder"]
 
 CONFIG = "config.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

@@ -23,20 +23,32 @@ def labels_of(source: Source, classes: int, known: Mapping[Any, str] | Sequence[
         known: names in order, or by number (``id2label`` of a Hugging Face config).
 
     Raises:
-        ModelError: the user's file cannot be read or has another number of labels.
+        ModelError: the user's file cannot be read or has another number of labels, or ``known`` does not count from 0.
     """
     if source.hints.labels is not None:
         return _read_labels(source.hints.labels, classes)
-    names = {int(number): name for number, name in known.items()} if isinstance(known, Mapping) else known
+    names = _in_order(known, source.origin) if isinstance(known, Mapping) else known
     if len(names) != classes:
         return tuple(f"class {number}" for number in range(classes))
-    return tuple(str(names[number]) for number in range(classes))
+    return tuple(str(name) for name in names)
 
 
 def write_labels(labels: Sequence[str], folder: Path) -> None:
     """Write :data:`LABELS`, one a line; breaks and runs of space in a label become one space."""
     lines = (f"{' '.join(label.split())}\n" for label in labels)
     (folder / LABELS).write_text("".join(lines), encoding="utf-8")
+
+
+def _in_order(known: Mapping[Any, str], where: str) -> Sequence[str]:
+    try:
+        names = {int(number): name for number, name in known.items()}
+        return [names[number] for number in range(len(known))]
+    except (KeyError, ValueError, TypeError) as error:
+        numbers = ", ".join(str(number) for number in list(known)[:5]) + (", ..." if len(known) > 5 else "")
+        raise ModelError(
+            f"{where}: config.json numbers its labels {numbers} (id2label), and not 0 to {len(known) - 1}. Number them "
+            "anew, or name them with --labels FILE."
+        ) from error
 
 
 def _read_labels(path: Path, classes: int) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Source, Workbench
 
-__all__ = ["TOKENIZER", "check_token_ids", "copy_tokenizer"]
+__all__ = ["TOKENIZER", "check_token_id", "check_token_ids", "copy_tokenizer"]
 
 TOKENIZER = "tokenizer.json"
 
@@ -45,11 +46,26 @@ def check_token_ids(tokenizer: Tokenizer, rows: int, where: str) -> None:
     More rows than tokens are fine: many models, decoders above all, pad the embedding to a round number.
 
     Raises:
-        ModelError: a token has no row; ``where`` is for the message.
+        ModelError: a token, or one that is added to every text, has no row; ``where`` is for the message.
     """
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= rows:
         raise ModelError(
             f"{where}: its tokenizer has a token {largest:,}, and the model knows {rows:,}: it is another model's, or "
             "tokens were added to it alone."
+        )
+    added = max(tokenizer.encode("").ids, default=0)
+    if added >= rows:
+        raise ModelError(
+            f"{where}: {TOKENIZER}: its post_processor adds the token {added:,}, and the model knows {rows:,}: it is "
+            "another model's. Write it again with the model's own tokens."
+        )
+
+
+def check_token_id(found: Any, rows: int, key: str, where: str) -> None:
+    """Raise ModelError where ``found``, which a file has as ``key``, is no token of a model that knows ``rows``."""
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < rows:
+        raise ModelError(
+            f"{where}: {key} is {found!r}, and the model knows the tokens 0 to {rows - 1}. Correct it, or take "
+            "the file that belongs to these weights."
         )

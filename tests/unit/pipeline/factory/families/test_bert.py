@@ -116,6 +116,10 @@ def test_norms_under_the_names_of_the_first_checkpoints_are_found(tmp_path: Path
         ({"is_decoder": True}, "only encoders with absolute positions"),
         ({"position_embedding_type": "relative_key"}, "only encoders with absolute positions"),
         ({"num_hidden_layers": "two"}, "not one of this architecture: .*num_hidden_layers"),
+        ({"num_hidden_layers": -1}, r"config\.json is not .*>= 1 - at `\$\.num_hidden_layers`"),
+        ({"num_attention_heads": 0}, r"config\.json is not .*>= 1 - at `\$\.num_attention_heads`"),
+        ({"num_attention_heads": 5}, r"config\.json has 5 heads in a width of 32"),
+        ({"max_position_embeddings": 0}, r"config\.json is not .*>= 1 - at `\$\.max_position_embeddings`"),
         ({"num_hidden_layers": 3}, r"no tensor bert\.encoder\.layer\.2"),
         ({"intermediate_size": 64}, r"layer\.0\.intermediate\.dense\.weight is \[48, 32\], .* wants \[64, 32\]"),
         ({"vocab_size": 61}, r"word_embeddings\.weight is \[60, 32\], .* wants \[61, 32\]"),
@@ -152,3 +156,32 @@ def test_a_classifier_is_not_built_for_embeddings(tmp_path: Path) -> None:
     source = replace(source_of(tmp_path), task="embeddings")
     with pytest.raises(ModelError, match="does text-classification, not embeddings"):
         find_family(source).build(source, bench_of(tmp_path))
+
+
+@pytest.mark.parametrize(("make", "pad"), [(bert, VOCABULARY), (roberta, VOCABULARY), (roberta, -1), (distilbert, 99)])
+def test_a_padding_token_that_has_no_row_is_refused_by_its_key(tmp_path: Path, make: Any, pad: int) -> None:
+    save_encoder(make(), tmp_path)
+    source = source_of(tmp_path)
+    source = replace(source, config=source.config | {"pad_token_id": pad})
+    with pytest.raises(
+        ModelError, match=rf"config\.json: pad_token_id is {pad}, and the model knows the tokens 0 to 59"
+    ):
+        find_family(source).build(source, bench_of(tmp_path))
+
+
+def test_a_token_that_the_tokenizer_adds_and_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
+    save_encoder(bert(), tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["post_processor"]["special_tokens"]["[END]"]["ids"] = [5_000]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    source = source_of(tmp_path)
+    with pytest.raises(ModelError, match=r"tokenizer\.json: its post_processor adds the token 5,000, .* knows 60"):
+        find_family(source).build(source, bench_of(tmp_path))
+
+
+def test_layers_of_distilbert_below_one_are_refused_by_their_key(tmp_path: Path) -> None:
+    save_encoder(distilbert(), tmp_path)
+    source = source_of(tmp_path)
+    changed = replace(source, config=source.config | {"n_layers": 0})
+    with pytest.raises(ModelError, match=r"config\.json .*Expected `int` >= 1 - at `\$\.n_layers`"):
+        find_family(changed).build(changed, bench_of(tmp_path))

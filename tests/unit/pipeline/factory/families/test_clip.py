@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.families import find_family
@@ -86,3 +87,12 @@ def test_a_tokenizer_that_does_not_end_texts_is_refused(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     with pytest.raises(ModelError, match="does not end a text with the token 3"):
         find_family(source).build(source, bench_of(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["pad_token_id", "eos_token_id"])
+def test_a_token_that_the_text_tower_does_not_know_is_refused_by_its_key(tmp_path: Path, key: str) -> None:
+    save_encoder(clip(), tmp_path)
+    source = source_of(tmp_path)
+    config = source.config | {"text_config": source.config["text_config"] | {key: VOCABULARY}}
+    with pytest.raises(ModelError, match=rf"config\.json: text_config\.{key} is 60, and the model knows"):
+        find_family(source).build(replace(source, config=config), bench_of(tmp_path))

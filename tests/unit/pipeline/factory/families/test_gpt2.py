@@ -54,6 +54,8 @@ def test_the_card_is_whole_and_says_how_texts_begin_and_end(tmp_path: Path) -> N
         ({"scale_attn_by_inverse_layer_idx": True}, "attention scaled in another way"),
         ({"add_cross_attention": True}, "cross attention"),
         ({"n_layer": "two"}, r"not one of GPT-2: .*n_layer"),
+        ({"n_layer": -1}, r"config\.json is not one of GPT-2: .*>= 1 - at `\$\.n_layer`"),
+        ({"n_head": 5}, r"config\.json has 5 heads in a width of 32"),
         ({"n_layer": 3}, r"no tensor transformer\.h\.2"),
         ({"n_inner": 64}, r"weight layers\.0\.up is \[128, 32\], it must be \[64, 32\]"),
     ],

@@ -375,3 +375,11 @@ def test_a_graph_whose_scores_are_no_numbers_is_refused(make: Build, tmp_path: P
         zero=np.array(-1, np.float32), weights=WEIGHTS,
     )  # fmt: skip
     assert "15 of its 15 logits for random input are not finite" in refusal(make, graph, SCALING)
+
+
+@pytest.mark.parametrize("padding", [8, -1])
+def test_a_padding_token_that_the_graph_has_no_row_for_is_refused(make: Build, tmp_path: Path, padding: int) -> None:
+    tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": padding}))
+    said = refusal(make, encoder(tmp_path / "e.onnx"))
+    assert f"config.json: pad_token_id is {padding}, and the model knows the tokens 0 to 7" in said
