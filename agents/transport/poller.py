@@ -4,6 +4,11 @@ confluent-kafka serves one thread at a time, so commits and everything else come
 thread works off between two fetches. A fetch waits for one record and then takes what is there: ``consume(n, t)`` alone
 would wait for all ``n``. Nothing that the thread does between two fetches waits for long, for while it waits every
 partition stands still.
+
+Where a partition begins is asked for here, and librdkafka is told. Left to itself, librdkafka 2.16 asks again and again
+while a transaction holds the offset; but when the assignment changes meanwhile, as in every rebalance, it takes the
+refusal for "nothing was ever committed" and begins at ``auto.offset.reset``. A partition of which it cannot be told yet
+is held and not fetched.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from agents.ledger import Partition
-from agents.records import offset_of, place, record_size
+from agents.records import place, record_size
 from agents.transport.commits import CommitRefusedError, Commits, commit_now
 from agents.transport.flow import Flow, State, Valve
 from agents.transport.positions import Positions
@@ -36,6 +41,7 @@ WAIT_S = 0.02
 ROOM_POLL_S = 0.002
 WAKE_AFTER_S = 0.02
 WAKE_TIMEOUT_S = 0.1
+PLACE_INTERVAL_S = 1.0
 METADATA_TIMEOUT_S = 15.0
 METADATA_STEP_S = 1.0
 NOT_LET_IN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
@@ -91,6 +97,8 @@ class Poller(threading.Thread):
         self._stopping = threading.Event()
         self._fetching = True
         self._assigned: set[Partition] = set()
+        self._unplaced: set[Partition] = set()
+        self._place_at = math.inf
         self._paused: set[str] = set()
         self._valves = {topic: Valve() for topic in self._flows}
         self._waiting = False
@@ -144,8 +152,8 @@ class Poller(threading.Thread):
         self.start()
 
     def group_metadata(self) -> Future[Any]:
-        """The membership in the group, as ``send_offsets_to_transaction`` wants it."""
-        return self._call(lambda done: done.set_result(self._consumer.consumer_group_metadata()))
+        """The membership, as ``send_offsets_to_transaction`` wants it; TransportError while there is none."""
+        return self._call(self._tell_membership)
 
     def commit(self, offsets: Mapping[Partition, int]) -> Future[Mapping[Partition, int]]:
         """Commit ``offsets``; the future gives those the broker took, or the TransportError."""
@@ -184,6 +192,7 @@ class Poller(threading.Thread):
                 self._work_off_commands()
                 self._apply_flow()
                 self._wake_fetchers()
+                self._place_late()
                 self._fetch()
                 self._report_position()
         except TransportError as error:
@@ -212,6 +221,14 @@ class Poller(threading.Thread):
         with self._lock:
             self._ended = True
         self._work_off_commands()
+
+    def _tell_membership(self, done: Future[Any]) -> None:
+        metadata = self._consumer.consumer_group_metadata()
+        # Between the loss of the partitions and on_lost there may be neither a member id nor a generation, and Kafka
+        # takes offsets without both from anybody: older clients send none.
+        if not self._consumer.memberid():
+            raise TransportError("no transaction now: this worker is not a member of its group.")
+        done.set_result(metadata)
 
     def _stop_fetching(self, done: Future[None]) -> None:
         self._fetching = self._waiting = False
@@ -259,7 +276,7 @@ class Poller(threading.Thread):
         for name, records in groups.items():
             partition = Partition(*name)
             if partition in self._assigned:
-                self._positions.fetched(partition, offset_of(records[0]))
+                self._positions.fetched(partition)
                 self._flows[partition.topic].take([record_size(record) for record in records])
                 self._listener.on_messages(partition, tuple(records))
 
@@ -287,34 +304,63 @@ class Poller(threading.Thread):
 
     # Rebalance callbacks; librdkafka calls them inside consume() and close().
 
-    def _on_assign(self, consumer: Consumer, added: list[TopicPartition]) -> None:
+    def _on_assign(self, _: Consumer, added: list[TopicPartition]) -> None:
         partitions = _names(added)
         self._assigned.update(partitions)
         self._positions.forget(partitions)
         self._listener.on_assigned(partitions)
-        consumer.incremental_assign(added)
-        # librdkafka remembers a pause across assignments: a partition that left while its topic was paused comes back
-        # paused, and nothing would ever resume it.
-        consumer.pause([tp for tp in added if tp.topic in self._paused])
-        consumer.resume([tp for tp in added if tp.topic not in self._paused])
+        self._unplaced.update(partitions)
+        self._place(self._ask_starts())  # of none, too: librdkafka waits for the call
+        if self._unplaced:
+            LOG.info("%d partitions wait: a transaction holds the offset, or nobody tells it", len(self._unplaced))
 
     def _on_revoke(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
+        if not consumer.memberid():  # librdkafka no longer holds for lost what is lost once it is given a partition
+            self._on_lost(consumer, removed)
+            return
         partitions = _names(removed)
         offsets = self._listener.on_revoked(partitions, consumer.consumer_group_metadata())
         try:
             commit_now(consumer, self._held(offsets))
         except TransportError as error:
             LOG.warning("%s; the next owner repeats those records, with the same outcome ids", error)
-        self._assigned.difference_update(partitions)
-        consumer.incremental_unassign(removed)
+        self._take_away(removed)
         self._wake_at = time.monotonic() + WAKE_AFTER_S
 
-    def _on_lost(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
+    def _on_lost(self, _: Consumer, removed: list[TopicPartition]) -> None:
+        self._listener.on_lost(_names(removed))
+        self._take_away(removed)
+
+    def _take_away(self, removed: list[TopicPartition]) -> None:
         partitions = _names(removed)
+        self._consumer.incremental_unassign([tp for tp in removed if _name(tp) not in self._unplaced])
         self._assigned.difference_update(partitions)
-        self._listener.on_lost(partitions)
-        consumer.incremental_unassign(removed)
+        self._unplaced.difference_update(partitions)
+
+    # Where a partition begins.
+
+    def _ask_starts(self) -> list[TopicPartition]:
+        self._place_at = time.monotonic() + PLACE_INTERVAL_S
+        return self._positions.ask_starts(self._unplaced)
+
+    def _place(self, starts: list[TopicPartition]) -> None:
+        """Fetch each of ``starts`` from its offset on."""
+        self._consumer.incremental_assign(starts)
+        # librdkafka remembers a pause across assignments: a partition that left while its topic was paused comes back
+        # paused, and nothing would ever resume it.
+        self._consumer.pause([tp for tp in starts if tp.topic in self._paused])
+        self._consumer.resume([tp for tp in starts if tp.topic not in self._paused])
+        self._unplaced.difference_update(_names(starts))
+
+    def _place_late(self) -> None:
+        """Ask again for the partitions whose beginning could not be told when they were assigned."""
+        if self._unplaced and time.monotonic() >= self._place_at and (starts := self._ask_starts()):
+            self._place(starts)
 
 
 def _names(partitions: Iterable[TopicPartition]) -> list[Partition]:
-    return [Partition(tp.topic, tp.partition) for tp in partitions]
+    return [_name(tp) for tp in partitions]
+
+
+def _name(tp: TopicPartition) -> Partition:
+    return Partition(tp.topic, tp.partition)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from agents.ledger import Partition
 from agents.records import offset_of
@@ -48,10 +48,15 @@ class Heard:
         self.failure = error
 
 
-@pytest.fixture
-def settings(kafka: str, topic_prefix: str) -> Settings:
+@pytest.fixture(params=["classic"])
+def settings(request: pytest.FixtureRequest, kafka: str, topic_prefix: str) -> Settings:
     names = KafkaSettings(
-        bootstrap_servers=kafka, topic_prefix=topic_prefix, group_id=topic_prefix, partitions=2, session_timeout_s=6
+        bootstrap_servers=kafka,
+        topic_prefix=topic_prefix,
+        group_id=topic_prefix,
+        group_protocol=request.param,
+        partitions=2,
+        session_timeout_s=6,
     )
     made = Settings(kafka=names)
     create_topics(made)
@@ -103,6 +108,60 @@ def test_a_partition_that_left_while_its_topic_was_paused_is_fetched_when_it_com
     finally:
         poller.stop()
     assert heard.failure is None
+
+
+@pytest.mark.parametrize("settings", ["classic", "consumer"], indirect=True)
+def test_a_rebalance_while_a_transaction_holds_offsets_back_does_not_start_a_partition_at_its_beginning(
+    settings: Settings, another_member: Callable[[], Consumer]
+) -> None:
+    topic = settings.kafka.prompts
+    produce_to_each(settings, topic, 10)
+    dead_worker = transactional_producer(settings)
+    send_offsets(dead_worker, settings, topic, 5)
+    dead_worker.commit_transaction(30)
+    send_offsets(dead_worker, settings, topic, 8)
+    heard = Heard()
+    poller = Poller(consumer_config(settings), {topic: Flow(max_records=100, max_bytes=1_000_000)})
+    poller.begin(heard)
+    try:
+        wait_until(lambda: len(poller.assignment) == 2)
+        other = another_member()
+        wait_until(lambda: len(poller.assignment) == 1, lambda: other.poll(0.02))
+        time.sleep(2)
+        assert heard.offsets == {}
+        dead_worker.abort_transaction(30)
+        (kept,) = poller.assignment
+        wait_until(lambda: len(heard.offsets.get(kept, ())) >= 5)
+    finally:
+        poller.stop()
+    assert heard.offsets == {kept: [5, 6, 7, 8, 9]}
+    assert heard.failure is None
+
+
+def transactional_producer(settings: Settings) -> Producer:
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": settings.kafka.group_id}
+    )
+    producer.init_transactions(30)
+    return producer
+
+
+def send_offsets(producer: Producer, settings: Settings, topic: str, offset: int) -> None:
+    """Begin a transaction that moves every partition of ``topic`` to ``offset``."""
+    consumer = Consumer(consumer_config(settings))
+    producer.begin_transaction()
+    offsets = [TopicPartition(topic, number, offset) for number in range(settings.kafka.partitions)]
+    producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 30)
+    consumer.close()
+
+
+def produce_to_each(settings: Settings, topic: str, count: int) -> None:
+    """Produce ``count`` records to each partition of ``topic``."""
+    producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for number in range(settings.kafka.partitions):
+        for _ in range(count):
+            producer.produce(topic, b"one", partition=number)
+    assert producer.flush(30) == 0
 
 
 def give_all_back(flow: Flow) -> None:
