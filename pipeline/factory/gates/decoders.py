@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from pipeline.factory.gates.gate import INVARIANT
 from pipeline.factory.gates.invariance import decoder_difference
 from pipeline.runtime.session import DecoderSession, Floats, IntArray
 
-__all__ = ["compare_decoders", "gate_texts", "greedy"]
+__all__ = ["Logs", "compare_decoders", "gate_texts", "greedy", "predictions"]
 
 Logs = npt.NDArray[np.float32]
 STEPS = 12
@@ -25,21 +25,39 @@ def gate_texts() -> list[str]:
     return [paragraph.strip() for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
+def predictions(
+    decoder: DecoderSession, ids: IntArray, lengths: IntArray | None = None, images: Floats | None = None
+) -> Iterator[Logs]:
+    """Read ``ids`` [N, T] token by token, and give what is predicted at each place but the last: logs of probabilities.
+
+    Each is float32 [rows, vocabulary], of those rows alone in which a token follows.
+
+    Args:
+        decoder: its caches are empty, and it has a slot for every row.
+        ids: padded on the right.
+        lengths: int64 [N], the tokens of each row; ``None`` for rows without padding.
+        images: what stands in the places of the image's tokens: float32 [N, T, hidden].
+    """
+    for at, real in enumerate(_followed(ids, lengths)):
+        step, filled = np.ascontiguousarray(ids[:, at : at + 1]), np.full(len(ids), at, np.int64)
+        yield _log_softmax(decoder.step(0, step, filled, None if images is None else images[:, at : at + 1])[real])
+
+
 def compare_decoders(
-    reference: DecoderSession,
+    reference: Iterable[Logs],
     candidate: DecoderSession,
     ids: IntArray,
     lengths: IntArray | None = None,
-    images: tuple[Floats, Floats] | None = None,
+    images: Floats | None = None,
 ) -> dict[str, float]:
-    """Read ``ids`` [N, T] token by token with both decoders, whose caches are empty, and compare what they predict.
+    """Compare what a decoder predicts with what FP32 predicts of the same texts.
 
     Args:
-        reference: the FP32 form.
-        candidate: what is measured.
-        ids: padded on the right; each decoder has a slot for every row, and 2 at least.
-        lengths: int64 [N], the tokens of each row; ``None`` for rows without padding.
-        images: what stands in the places of the image's tokens, for each decoder: float32 [N, T, hidden].
+        reference: :func:`predictions` of the FP32 form.
+        candidate: what is measured; its caches are empty, with a slot for every row, and 2 at least.
+        ids: as of :func:`predictions`.
+        lengths: likewise.
+        images: likewise, for the candidate.
 
     Returns:
         ``top1_agreement``: share of positions with the same likeliest token; ``mean_kl``: mean Kullback-Leibler
@@ -47,19 +65,13 @@ def compare_decoders(
         really follow, and ``perplexity_ratio``, the first over the second; ``positions``: how many were compared;
         ``samples``: the rows; ``max_difference_in_other_batches`` as :func:`decoder_difference` finds it.
     """
-    count, length = ids.shape
-    ends = np.full(count, length) if lengths is None else lengths
     agreements, divergences, losses = [], [], []
-    for at in range(length - 1):
-        step, filled = np.ascontiguousarray(ids[:, at : at + 1]), np.full(count, at, np.int64)
-        seen = [None, None] if images is None else [rows[:, at : at + 1] for rows in images]
-        full = _log_softmax(reference.step(0, step, filled, seen[0]))
-        ours = _log_softmax(candidate.step(0, step, filled, seen[1]))
-        real = at + 1 < ends
-        agreements.append((full.argmax(axis=1) == ours.argmax(axis=1))[real])
-        divergences.append((np.exp(full) * (full - ours)).sum(axis=1)[real])
-        following = (np.arange(count), ids[:, at + 1])
-        losses.append(np.stack([-full[following], -ours[following]])[:, real])
+    both = zip(reference, predictions(candidate, ids, lengths, images), _followed(ids, lengths), strict=True)
+    for at, (full, ours, real) in enumerate(both):
+        agreements.append(full.argmax(axis=1) == ours.argmax(axis=1))
+        divergences.append((np.exp(full) * (full - ours)).sum(axis=1))
+        following = (np.arange(len(full)), ids[real, at + 1])
+        losses.append(np.stack([-full[following], -ours[following]]))
     fp32, int8 = np.exp(np.mean(np.concatenate(losses, axis=1), axis=1))
     return {
         "top1_agreement": round(float(np.mean(np.concatenate(agreements))), 4),
@@ -67,8 +79,8 @@ def compare_decoders(
         "perplexity": round(float(int8), 3),
         "fp32_perplexity": round(float(fp32), 3),
         "perplexity_ratio": round(float(int8 / fp32), 5),
-        "positions": float(np.maximum(ends - 1, 0).sum()),
-        "samples": float(count),
+        "positions": float(sum(map(len, agreements))),
+        "samples": float(len(ids)),
         INVARIANT: decoder_difference(candidate, ids[:, :STEPS]),
     }
 
@@ -84,6 +96,13 @@ def greedy(decoder: DecoderSession, prompt: Sequence[int], count: int, is_end: C
         length += ids.shape[1]
         ids = np.array([[token]], np.int64)
     return answer
+
+
+def _followed(ids: IntArray, lengths: IntArray | None) -> list[npt.NDArray[np.bool_]]:
+    """Of each place but the last, in which rows a token follows."""
+    count, longest = ids.shape
+    ends = np.full(count, longest) if lengths is None else lengths
+    return [at + 1 < ends for at in range(longest - 1)]
 
 
 def _log_softmax(logits: Logs) -> Logs:

@@ -10,7 +10,7 @@ from pipeline.factory.gates.gate import INVARIANT
 from pipeline.factory.gates.gates import compare
 from pipeline.factory.gates.invariance import graph_difference, largest_difference
 from pipeline.factory.gates.speed import SPEEDUP, decoder_milliseconds, memory_megabytes, milliseconds
-from pipeline.factory.gates.text import compare_text_models, open_decoder
+from pipeline.factory.gates.text import Reading, compare_text_models, open_decoder
 from pipeline.factory.quantize.calibration import MAIN, Observation, cpu, graph_paths, observe
 from pipeline.factory.samples import Sample
 from pipeline.models.card import VariantName
@@ -27,22 +27,24 @@ class Bench(Struct, frozen=True, kw_only=True):
 
     samples: Sequence[Sample]
     full: Sequence[Observation]
+    reading: Reading | None
     settings: Settings
 
     @staticmethod
     def of(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> Bench:
         """Run FP32. Raises ModelError for a sample that the model cannot read."""
         full = [] if model.card.task == "text-generation" else observe(model, "fp32", samples, settings)
-        return Bench(samples=samples, full=full, settings=settings)
+        reading = None if model.card.text is None else Reading.of(model, samples, settings, full)
+        return Bench(samples=samples, full=full, reading=reading, settings=settings)
 
 
 def figures_of(model: ServedModel, variant: VariantName, bench: Bench) -> dict[str, float]:
     """What the gate looks at, as :mod:`pipeline.factory.gates.figures` names it. Raises ModelError."""
-    if model.card.task == "text-generation":
-        return compare_text_models(model, variant, bench.samples, bench.settings)
+    if model.card.task == "text-generation" and bench.reading is not None:
+        return compare_text_models(model, variant, bench.reading, bench.settings)
     ours = bench.full if variant == "fp32" else observe(model, variant, bench.samples, bench.settings)
-    if model.card.task == "image-to-text":
-        figures = compare_text_models(model, variant, bench.samples, bench.settings, (bench.full, ours))
+    if bench.reading is not None:
+        figures = compare_text_models(model, variant, bench.reading, bench.settings, (bench.full, ours))
         vision = cpu(bench.settings).open_session(graph_paths(model, variant)["vision"])
         moved = graph_difference(vision, [one.feeds["vision"] for one in ours])
         return figures | {INVARIANT: max(figures[INVARIANT], moved)}

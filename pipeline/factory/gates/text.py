@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.factory.gates.decoders import compare_decoders
+from pipeline.factory.gates.decoders import Logs, compare_decoders, predictions
 from pipeline.factory.quantize.calibration import MAIN, Observation, cpu, graph_paths
 from pipeline.factory.samples import Sample
 from pipeline.models.card import TextSpec, VariantName
@@ -20,7 +22,7 @@ from pipeline.tasks.prompts import PromptReader, load_chat_template
 from schemas.errors import RecordError
 from schemas.messages import TextInput
 
-__all__ = ["compare_text_models", "open_decoder", "read_rows"]
+__all__ = ["Reading", "compare_text_models", "open_decoder", "read_rows"]
 
 COMPARED_TOKENS = 64
 ROWS = 16
@@ -34,28 +36,42 @@ class _Rows(Struct, frozen=True, kw_only=True):
     image_at: tuple[int, ...]
 
 
+class Reading(Struct, frozen=True, kw_only=True):
+    """The samples as tokens, and what FP32 predicts of them, which every draft is compared with."""
+
+    rows: _Rows
+    full: Sequence[Logs]
+
+    @staticmethod
+    def of(model: ServedModel, samples: Sequence[Sample], settings: Settings, seen: Sequence[Observation]) -> Reading:
+        """Run FP32 on what :func:`read_rows` takes of ``samples``.
+
+        ``seen`` is, of an image-to-text model, what its vision graph made of the samples.
+
+        Raises:
+            ModelError: a sample cannot be read, or has less than two tokens with its answer.
+        """
+        rows = read_rows(model, samples, settings)
+        decoder = open_decoder(model, "fp32", settings, len(rows.ids))
+        made = predictions(decoder, rows.ids, rows.lengths, _image_rows(seen, rows))
+        return Reading(rows=rows, full=_kept(made, model.folder))
+
+
 def compare_text_models(
     model: ServedModel,
     variant: VariantName,
-    samples: Sequence[Sample],
+    reading: Reading,
     settings: Settings,
     seen: tuple[Sequence[Observation], Sequence[Observation]] = ((), ()),
 ) -> dict[str, float]:
-    """The figures of :func:`compare_decoders` on what :func:`read_rows` takes of ``samples``.
+    """The figures of :func:`compare_decoders` against FP32's ``reading``.
 
     ``seen`` is, of an image-to-text model, what each form's vision graph made of the samples: FP32's first.
-
-    Raises:
-        ModelError: a sample cannot be read, or has less than two tokens with its answer.
     """
-    rows = read_rows(model, samples, settings)
-    sessions = [open_decoder(model, name, settings, max(2, len(rows.ids))) for name in ("fp32", variant)]
-    images = None
+    rows = reading.rows
+    decoder = open_decoder(model, variant, settings, max(2, len(rows.ids)))
+    figures = compare_decoders(reading.full, decoder, rows.ids, rows.lengths, _image_rows(seen[1], rows))
     if seen[0]:
-        one, other = (_image_rows(side, rows) for side in seen)
-        images = one, other
-    figures = compare_decoders(sessions[0], sessions[1], rows.ids, rows.lengths, images)
-    if images is not None:
         figures["vision_mean_cosine"] = _mean_cosine(*seen)
     return figures
 
@@ -106,14 +122,28 @@ def _read(
         raise ModelError(f"sample {number}: the model cannot read it: {error.message}") from error
 
 
-def _image_rows(seen: Sequence[Observation], rows: _Rows) -> Floats:
+def _image_rows(seen: Sequence[Observation], rows: _Rows) -> Floats | None:
     """What stands where: the image's rows in its tokens' places, zeros elsewhere; float32 [N, T, hidden]."""
+    if not seen:
+        return None
     made = [one.outputs["vision"]["image_embeds"][0] for one in seen[: len(rows.ids)]]
     placed = np.zeros((*rows.ids.shape, made[0].shape[-1]), np.float32)
     for row, (embeds, at) in enumerate(zip(made, rows.image_at, strict=True)):
         end = min(at + len(embeds), placed.shape[1])
         placed[row, at:end] = embeds[: end - at]
     return placed
+
+
+def _kept(logs: Iterable[Logs], folder: Path) -> list[Logs]:
+    """The same, on the disk of ``folder``, in a file without a name: with images they may be gigabytes."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        shapes = []
+        for one in logs:
+            file.write(one.tobytes())
+            shapes.append(one.shape)
+        file.flush()
+        together = np.memmap(file, np.float32, "r", shape=(sum(rows for rows, _ in shapes), shapes[0][1]))
+    return np.split(together, np.cumsum([rows for rows, _ in shapes])[:-1])
 
 
 def _mean_cosine(full: Sequence[Observation], ours: Sequence[Observation]) -> float:

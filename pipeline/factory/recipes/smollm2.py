@@ -11,7 +11,7 @@ from jinja2 import Template
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.gguf_file import GgufModel, read_gguf
 from pipeline.factory.decoders.graph import build_decoder
-from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy
+from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy, predictions
 from pipeline.factory.gates.gate import Gate
 from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.decoder_channels import channel_maxima, decoder_feed
@@ -94,9 +94,9 @@ def _calibration_texts(folder: Path) -> list[str]:
 
 
 def _measure(model: GgufModel, folder: Path) -> dict[str, float]:
-    rows = [model.tokenizer.encode(text).ids[:COMPARED_TOKENS] for text in gate_texts()]
-    candidate = _open(model, folder / "int8.onnx", len(rows))
-    measured = compare_decoders(_open(model, folder / "fp32.onnx", len(rows)), candidate, np.array(rows, np.int64))
+    rows = np.array([model.tokenizer.encode(text).ids[:COMPARED_TOKENS] for text in gate_texts()], np.int64)
+    full, candidate = (_open(model, folder / file, len(rows)) for file in ("fp32.onnx", "int8.onnx"))
+    measured = compare_decoders(predictions(full, rows), candidate, rows)
     _check_answer(model, load_chat_template(folder / "chat_template.jinja"), candidate)
     return measured
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy
+from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy, predictions
 from pipeline.runtime.fakes import FakeDecoder
 from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits
 
@@ -38,7 +38,7 @@ IDS = np.array([[0, 1, 1, 0], [2, 1, 0, 1]])
 
 
 def test_equal_decoders_agree_and_do_not_diverge() -> None:
-    measured = compare_decoders(Fixed(0.5, 0.25, 0.25), Fixed(0.5, 0.25, 0.25), IDS)
+    measured = compare_decoders(predictions(Fixed(0.5, 0.25, 0.25), IDS), Fixed(0.5, 0.25, 0.25), IDS)
     assert measured["top1_agreement"] == 1
     assert measured["mean_kl"] == 0
     assert measured["positions"] == 6
@@ -48,7 +48,7 @@ def test_equal_decoders_agree_and_do_not_diverge() -> None:
 
 
 def test_the_figures_are_those_of_the_formulas() -> None:
-    measured = compare_decoders(Fixed(0.5, 0.25, 0.25), Fixed(0.25, 0.5, 0.25), IDS)
+    measured = compare_decoders(predictions(Fixed(0.5, 0.25, 0.25), IDS), Fixed(0.25, 0.5, 0.25), IDS)
     assert measured["top1_agreement"] == 0
     assert measured["mean_kl"] == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2), abs=1e-6)
     assert measured["fp32_perplexity"] > measured["perplexity"] == pytest.approx(2 ** (8 / 6), abs=1e-3)
@@ -56,8 +56,8 @@ def test_the_figures_are_those_of_the_formulas() -> None:
 
 def test_a_decoder_whose_answers_depend_on_company_is_told_from_one_whose_do_not() -> None:
     fake, leaky = FakeDecoder(LAYOUT), Leaky(LAYOUT)
-    assert compare_decoders(fake, fake, IDS)["max_difference_in_other_batches"] == 0
-    assert compare_decoders(fake, leaky, IDS)["max_difference_in_other_batches"] == 1
+    assert compare_decoders(predictions(fake, IDS), fake, IDS)["max_difference_in_other_batches"] == 0
+    assert compare_decoders(predictions(fake, IDS), leaky, IDS)["max_difference_in_other_batches"] == 1
 
 
 def test_greedy_stops_at_the_end_and_at_the_count() -> None:

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import onnx
 import pytest
+from msgspec.structs import replace
 from onnx import helper
 
 from pipeline.errors import ModelError
 from pipeline.factory.families.gpt2 import FAMILY
 from pipeline.factory.gates.figures import known_figures
 from pipeline.factory.gates.measure import Bench, figures_of
+from pipeline.factory.gates.text import open_decoder
 from pipeline.factory.samples import Sample
 from pipeline.models.store import ServedModel
+from pipeline.runtime.session import DecoderSession
+from pipeline.settings import Settings
 from tests.unit.pipeline.factory.families import test_gpt2, test_llava
 from tests.unit.pipeline.factory.families.decoders import bench_of, save_model, source_of
 from tests.unit.pipeline.factory.tiny_models import picture, settings_for
@@ -48,6 +52,26 @@ def test_a_decoder_with_a_single_sample_is_measured_in_company_too(gpt2: ServedM
 
 def test_the_first_16_samples_count_and_the_figures_say_so(gpt2: ServedModel) -> None:
     assert figures(gpt2, [Sample(text=f"number {number}") for number in range(20)])["samples"] == 16
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llava"])
+def test_fp32_reads_the_samples_once_however_many_drafts_are_compared_with_it(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: ServedModel = request.getfixturevalue(name)
+    full = made.card.variants["fp32"]
+    model = replace(made, card=replace(made.card, variants={"fp32": full, "int8": full}))
+    opened, settings = list[str](), settings_for(model.folder)
+
+    def counted(model: ServedModel, variant: str, settings: Settings, slots: int) -> DecoderSession:
+        opened.append(variant)
+        return open_decoder(model, variant, settings, slots)
+
+    monkeypatch.setattr("pipeline.factory.gates.text.open_decoder", counted)
+    bench = Bench.of(model, QUESTIONS, settings)
+    measured = [figures_of(model, "int8", bench) for _draft in range(3)]
+    assert opened == ["fp32", "int8", "int8", "int8"]
+    assert [(one["mean_kl"], one["top1_agreement"], one["perplexity_ratio"]) for one in measured] == [(0, 1, 1)] * 3
 
 
 def test_a_vision_graph_that_depends_on_its_batch_is_found_out(llava: ServedModel) -> None:
