@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 
 from pipeline.errors import ModelError
 from pipeline.models.card import TextSpec
 from pipeline.runtime.session import TextCodec
+from pipeline.tasks.sandbox import BoundError, compile_template
 from schemas.errors import PrepareError
 from schemas.messages import TextInput
 
@@ -28,6 +28,9 @@ MAX_TOKEN_CHARS = 256
 # Stands in a message where a special token written there is cut in two. It is a noncharacter (Unicode 23.7), which no
 # text for interchange holds; one that does loses it.
 CUT = "\ufdd0"
+MAX_ERROR_CHARS = 500
+# A model's template is tried on this once, before anybody's record.
+TRIAL = tuple({"role": role, "content": "Hello there."} for role in ("user", "assistant", "user"))
 
 
 class PromptReader:
@@ -38,6 +41,9 @@ class PromptReader:
         codec: its tokenizer.
         template: its chat template, if it has one.
         capacity: tokens that a slot holds, prompt and answer together.
+
+    Raises:
+        ModelError: the template goes beyond the bounds of :mod:`pipeline.tasks.sandbox` on three short messages.
     """
 
     def __init__(self, spec: TextSpec, codec: TextCodec, template: Template | None, capacity: int) -> None:
@@ -46,6 +52,7 @@ class PromptReader:
         self._template = template
         self._capacity = capacity
         self._special = _beginnings(codec.special_tokens)
+        self._try()
 
     def read(self, text: TextInput) -> list[int]:
         """Token ids of the prompt; at least one, and room for one more in the slot.
@@ -70,7 +77,8 @@ class PromptReader:
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._spec.special)
         except Exception as error:  # A template calls what it likes on what it is given.
-            raise PrepareError(f"the model's chat template refuses the messages: {error}", where=where) from error
+            why = str(error)[:MAX_ERROR_CHARS]
+            raise PrepareError(f"the model's chat template refuses the messages: {why}", where=where) from error
 
     def encode(self, rendered: str, where: str) -> list[int]:
         """Token ids of a rendered prompt, where :meth:`plain` parts hold no special tokens. Raises PrepareError."""
@@ -86,6 +94,16 @@ class PromptReader:
         if min(ids) < 0 or max(ids) >= self._spec.vocabulary:
             raise PrepareError("the tokenizer gave a token that the model does not know", where=where)
         return ids
+
+    def _try(self) -> None:
+        try:
+            self.render(TRIAL, "$.messages")
+        except PrepareError as refusal:  # It may want something else of a conversation.
+            if isinstance(refusal.__cause__, BoundError):
+                raise ModelError(
+                    f"{self._spec.chat_template}: the chat template cannot be served, for on three short messages "
+                    f"{refusal.__cause__} Take the model from where you trust it, or mend the template."
+                ) from refusal
 
     def _conversation(self, text: TextInput) -> str:
         messages = [{"role": message.role, "content": self.plain(message.content)} for message in text.messages]
@@ -123,20 +141,13 @@ def _only_message(text: TextInput) -> str:
 def load_chat_template(file: Path) -> Template:
     """Compile a chat template as Hugging Face's transformers does: sandboxed, block lines trimmed, loops that break.
 
-    It has no clock (``strftime_now``): a record that is read again becomes the same prompt.
+    It has no clock (``strftime_now``): a record that is read again becomes the same prompt. What it may take is bounded
+    (:mod:`pipeline.tasks.sandbox`).
 
     Raises:
         ModelError: it cannot be read or has an error.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _raise_exception
     try:
-        return environment.from_string(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, TemplateError) as error:
+        return compile_template(file.read_text(encoding="utf-8"))
+    except Exception as error:  # Jinja's and Python's parsers raise of their own, too, such as RecursionError
         raise ModelError(f"{file}: the chat template cannot be read: {error}") from error
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)

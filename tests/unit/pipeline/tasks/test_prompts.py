@@ -131,3 +131,38 @@ def test_a_lone_message_without_a_template_cannot_write_a_special_token_either(t
 def test_a_prompt_is_taken_with_the_special_tokens_that_it_writes(tmp_path: Path) -> None:
     ids = dialogues_reader(tmp_path, "chat_template.jinja").read(TextInput(prompt="<|user|>hi<|assistant|>"))
     assert special_ids(ids) == [2, 2, 3], "the first one is the card's bos_token_id"
+
+
+def test_a_template_that_never_ends_is_refused_before_it_serves(tmp_path: Path) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(ModelError, match=r"chat\.jinja: the chat template cannot be served.* more than 16 MB"):
+        reader(tmp_path, endless, chat_template="chat.jinja")
+
+
+def test_a_template_that_refuses_the_trial_serves_those_whom_it_takes(tmp_path: Path) -> None:
+    picky = "{% if messages|length > 2 %}{{ raise_exception('too many') }}{% endif %}{{ messages[0].content }}"
+    assert read(reader(tmp_path, picky), CHAT) == "S"
+
+
+def test_a_record_that_a_template_makes_too_much_of_is_refused_alone(tmp_path: Path) -> None:
+    doubling = (
+        "{% set ns = namespace(x=messages[0].content) %}{% for i in range(messages[0].content|int) %}"
+        "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}"
+    )
+    made = reader(tmp_path, doubling)
+    attack, harmless = (TextInput(messages=(ChatMessage(role="user", content=content),)) for content in ("99", "1"))
+    with pytest.raises(PrepareError, match="refuses the messages: it makes more than 16 MB"):
+        made.read(attack)
+    assert read(made, harmless) == "11"
+
+
+def test_a_template_cannot_make_an_error_of_any_length(tmp_path: Path) -> None:
+    made = reader(tmp_path, "{{ raise_exception('no' * 1000000) }}")
+    with pytest.raises(PrepareError) as refused:
+        made.read(CHAT)
+    assert len(refused.value.message) < 1000
+
+
+def test_a_template_that_python_cannot_read_stops_the_start_too(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the chat template cannot be read"):
+        reader(tmp_path, "{{ " + "(" * 30_000 + " }}")
