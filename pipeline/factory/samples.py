@@ -23,12 +23,14 @@ class Sample(Struct, frozen=True, kw_only=True):
         messages: a conversation, in place of ``text``.
         image: an encoded image (JPEG, PNG or WebP) of an image model.
         answer: the right label, or the text that should follow; ``None`` where nobody knows.
+        where: it was read from, for messages.
     """
 
     text: str | None = None
     messages: tuple[ChatMessage, ...] = ()
     image: bytes | None = None
     answer: str | None = None
+    where: str = ""
 
 
 class _Line(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +86,11 @@ def request_of(sample: Sample, task: Task, index: int = 0) -> InferenceRequest:
 def _read_folder(folder: Path) -> list[Sample]:
     files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     return [
-        Sample(image=_bytes(file, str(file)), answer=file.parent.name if file.parent != folder else None)
+        Sample(
+            image=_bytes(file, str(file)),
+            answer=file.parent.name if file.parent != folder else None,
+            where=str(file),
+        )
         for file in files
     ]
 
@@ -106,7 +112,7 @@ def _sample(text: str, path: Path, number: int) -> Sample:
     if not words and not line.messages and line.image is None:
         raise ModelError(f"{where}: it needs text, prompt, messages or image.")
     image = None if line.image is None else _bytes(path.parent / line.image, where)
-    return Sample(text=words, messages=line.messages, image=image, answer=line.label or line.answer)
+    return Sample(text=words, messages=line.messages, image=image, answer=line.label or line.answer, where=where)
 
 
 def _decoded(text: str, where: str) -> _Line:

@@ -12,7 +12,7 @@ from pipeline.factory.quantize.calibration import Observation
 from pipeline.factory.samples import Sample
 from schemas.messages import Box, DetectedObject, DetectionOutput
 
-__all__ = ["compare_detections", "matched_f1"]
+__all__ = ["compare_detections", "matched_f1", "right_objects"]
 
 LEAST_IOU = 0.5
 
@@ -38,7 +38,7 @@ def compare_detections(
     figures = {"matched_f1": matched_f1(before, after), "objects": float(sum(map(len, before)))}
     known = [place for place, sample in enumerate(samples) if sample.answer is not None]
     if known:
-        right = [_right(samples[place], place + 1) for place in known]
+        right = [right_objects(samples[place], place + 1) for place in known]
         fp32, mine = (matched_f1(right, [side[place] for place in known]) for side in (before, after))
         figures |= {"f1": mine, "fp32_f1": fp32, "f1_lost": fp32 - mine}
     return {name: round(value, 4) for name, value in figures.items()}
@@ -73,10 +73,12 @@ def _objects(observation: Observation) -> tuple[DetectedObject, ...]:
     return observation.answer.objects if isinstance(observation.answer, DetectionOutput) else ()
 
 
-def _right(sample: Sample, number: int) -> list[DetectedObject]:
+def right_objects(sample: Sample, number: int) -> list[DetectedObject]:
+    """The objects that the answer of ``sample`` says are there. Raises ModelError; ``number`` is for the message."""
     try:
         objects = msgspec.json.decode(sample.answer or "", type=list[_Right])
     except msgspec.DecodeError as error:
-        raise ModelError(f"sample {number}: a detector's answer is a JSON array of objects: {error}") from error
+        where = sample.where or f"sample {number}"
+        raise ModelError(f"{where}: a detector's answer is a JSON array of objects: {error}") from error
     boxes = [Box(xmin=one.box[0], ymin=one.box[1], xmax=one.box[2], ymax=one.box[3]) for one in objects]
     return [DetectedObject(label=one.label, score=1.0, box=box) for one, box in zip(objects, boxes, strict=True)]

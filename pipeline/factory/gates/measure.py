@@ -9,6 +9,7 @@ from msgspec import Struct
 from pipeline.factory.gates.gate import INVARIANT
 from pipeline.factory.gates.gates import compare
 from pipeline.factory.gates.invariance import graph_difference, largest_difference
+from pipeline.factory.gates.labels import check_answers
 from pipeline.factory.gates.speed import SPEEDUP, decoder_milliseconds, memory_megabytes, milliseconds
 from pipeline.factory.gates.text import Reading, compare_text_models, open_decoder
 from pipeline.factory.quantize.calibration import MAIN, Observation, cpu, graph_paths, observe
@@ -32,7 +33,8 @@ class Bench(Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def of(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> Bench:
-        """Run FP32. Raises ModelError for a sample that the model cannot read."""
+        """Run FP32. Raises ModelError for a sample that the model cannot read, or whose label it does not have."""
+        check_answers(model, samples)
         full = [] if model.card.task == "text-generation" else observe(model, "fp32", samples, settings)
         reading = None if model.card.text is None else Reading.of(model, samples, settings, full)
         return Bench(samples=samples, full=full, reading=reading, settings=settings)
