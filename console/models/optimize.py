@@ -82,7 +82,7 @@ def optimize_model(
     if gate is not None:
         check_names(gate, model.card.task)  # before samples are fetched
     with step_progress(output, model.spec) as step:
-        calibration, evaluation = find_samples(model.card, options.calibration, options.evaluation, output, step)
+        calibration, evaluation = find_samples(model, options.calibration, options.evaluation, output, step)
         card = optimize_version(
             model,
             variants=wanted,

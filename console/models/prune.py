@@ -44,7 +44,7 @@ def prune(
     settings, output = load_settings(), Output(as_json=as_json)
     model = read_model(name, settings)
     with step_progress(output, model.spec) as step:
-        samples = find_evaluation(model.card, evaluation, output, step)
+        samples = find_evaluation(model, evaluation, output, step)
         pruned = prune_version(
             model,
             kind=kind,

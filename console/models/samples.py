@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from console.output import Output
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard
+from pipeline.models.store import ServedModel
 from schemas.messages import Task
 from schemas.tasks import TASKS, Kind
 
@@ -20,7 +20,7 @@ __all__ = ["find_evaluation", "find_samples", "load_samples"]
 
 
 def find_samples(
-    card: ModelCard,
+    model: ServedModel,
     calibration: Sequence[str],
     evaluation: Sequence[str],
     output: Output,
@@ -32,7 +32,7 @@ def find_samples(
     neither is, Millrace's own photos and sentences are taken.
 
     Args:
-        card: of the model.
+        model: what reads them.
         calibration: sources as :func:`load_samples` takes them.
         evaluation: likewise.
         output: told where the samples come from.
@@ -43,8 +43,8 @@ def find_samples(
         TransportError: a stretch cannot be read, or holds nothing.
     """
     if not calibration and not evaluation:
-        return _own_samples(card, output, progress)
-    ranges, measured = (load_samples(texts, card.task, output) for texts in (calibration, evaluation))
+        return _own_samples(model, output, progress)
+    ranges, measured = (load_samples(texts, model.card.task, output) for texts in (calibration, evaluation))
     if calibration and evaluation:
         return ranges, measured
     given = ranges or measured
@@ -55,10 +55,10 @@ def find_samples(
 
 
 def find_evaluation(
-    card: ModelCard, evaluation: Sequence[str], output: Output, progress: Callable[[str], None]
+    model: ServedModel, evaluation: Sequence[str], output: Output, progress: Callable[[str], None]
 ) -> list[Sample]:
     """Samples to measure on alone: those that are named, or Millrace's own. Raises as :func:`find_samples` does."""
-    return load_samples(evaluation, card.task, output) or _own_samples(card, output, progress)[1]
+    return load_samples(evaluation, model.card.task, output) or _own_samples(model, output, progress)[1]
 
 
 def load_samples(texts: Sequence[str], task: Task, output: Output) -> list[Sample]:
@@ -83,17 +83,19 @@ def load_samples(texts: Sequence[str], task: Task, output: Output) -> list[Sampl
     return found
 
 
-def _own_samples(card: ModelCard, output: Output, progress: Callable[[str], None]) -> tuple[list[Sample], list[Sample]]:
+def _own_samples(
+    model: ServedModel, output: Output, progress: Callable[[str], None]
+) -> tuple[list[Sample], list[Sample]]:
     from pipeline.factory.samples_default import default_samples
 
-    if card.task == "image-to-text":
+    if model.card.task == "image-to-text":
         raise ModelError(
-            f"model {card.name}@{card.version}: there are no images with questions here to measure it on. Give some: "
+            f"model {model.spec}: there are no images with questions here to measure it on. Give some: "
             "--calibration FILE with lines of image, prompt and answer."
         )
     output.say("measured on Millrace's own photos and sentences; --calibration and --evaluation name yours")
     with tempfile.TemporaryDirectory(prefix="millrace-samples-") as scratch:
-        return default_samples(card, Path(scratch), progress)
+        return default_samples(model, Path(scratch), progress)
 
 
 def _from_kafka(text: str, task: Task, output: Output) -> list[Sample]:

@@ -140,6 +140,23 @@ def test_a_text_model_is_optimized_on_millraces_own_sentences(tmp_path: Path) ->
     assert measured["max_difference_in_other_batches"] == 0
 
 
+def test_a_label_that_the_model_does_not_have_is_told_by_its_place(classifier: tuple[str, ...], photos: Path) -> None:
+    run(*classifier)
+    (photos / "dark").rename(photos / "dusky")
+    status, _, error = run("optimize", "bright", "--calibration", str(photos))
+    assert status == 1
+    assert f"{photos}/dusky/1.png: the model has no label 'dusky'. It has 2: dark, bright" in error
+
+
+def test_a_text_model_that_holds_little_is_measured_on_what_fits(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    numbers = {"n_layer": 1, "n_embd": 32, "n_head": 4, "n_positions": 32, "vocab_size": VOCABULARY}
+    config = GPT2Config(**numbers, bos_token_id=256, eos_token_id=257)
+    save_model(GPT2LMHeadModel(config), tmp_path / "short-gpt2")
+    assert run("build", str(tmp_path / "short-gpt2"), "--variant", "int8", "--gate", "samples>=16")[0] == 0
+
+
 def test_a_misspelt_figure_is_said_before_samples_are_looked_for(classifier: tuple[str, ...]) -> None:
     run(*classifier)
     error = run("optimize", "bright", "--calibration", "kafka:topic", "--gate", "top1_agrement>=0.9")[2]
@@ -172,10 +189,10 @@ def test_bounds_make_a_gate() -> None:
 def test_samples_are_shared_out_where_only_one_side_is_given(tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(f"{json.dumps({'text': str(number)})}\n" for number in range(5)))
-    card = read_model("dialogues-tiny", load_settings()).card
+    model = read_model("dialogues-tiny", load_settings())
 
     def texts(calibration: list[str], evaluation: list[str]) -> list[list[str | None]]:
-        sides = find_samples(card, calibration, evaluation, STREAMS, lambda _: None)
+        sides = find_samples(model, calibration, evaluation, STREAMS, lambda _: None)
         return [[sample.text for sample in side] for side in sides]
 
     assert texts([str(file)], []) == texts([], [str(file)]) == [["0", "2", "4"], ["1", "3"]]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.gates.decoders import gate_texts
 from pipeline.factory.samples import Sample, read_samples, request_of, sample_of
-from pipeline.factory.samples_default import calibration_sentences
+from pipeline.factory.samples_default import calibration_sentences, default_samples
+from pipeline.models.store import read_model
+from pipeline.runtime.huggingface import open_tokenizer
+from pipeline.settings import Settings
 from schemas.messages import ChatMessage, ImageInput, InferenceRequest, Source, TextInput
 
 SOURCE = Source(topic="prompts", partition=0, offset=7)
@@ -20,9 +24,9 @@ def test_a_folder_of_images_is_read_and_its_sub_folders_are_labels(tmp_path: Pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     assert read_samples(tmp_path) == [
-        Sample(image=b"a.png"),
-        Sample(image=b"cat/b.JPG", answer="cat"),
-        Sample(image=b"dog/c.webp", answer="dog"),
+        Sample(image=b"a.png", where=f"{tmp_path}/a.png"),
+        Sample(image=b"cat/b.JPG", answer="cat", where=f"{tmp_path}/cat/b.JPG"),
+        Sample(image=b"dog/c.webp", answer="dog", where=f"{tmp_path}/dog/c.webp"),
     ]
 
 
@@ -36,10 +40,10 @@ def test_a_file_has_a_sample_on_each_line(tmp_path: Path) -> None:
         '{"image": "x.png", "prompt": "What is it?", "answer": "a cat"}\n'
     )
     assert read_samples(file) == [
-        Sample(text="good", answer="positive"),
-        Sample(text="2 + 2 =", answer=" 4"),
-        Sample(messages=(ChatMessage(role="user", content="hello"),)),
-        Sample(text="What is it?", image=b"png", answer="a cat"),
+        Sample(text="good", answer="positive", where=f"{file}, line 1"),
+        Sample(text="2 + 2 =", answer=" 4", where=f"{file}, line 3"),
+        Sample(messages=(ChatMessage(role="user", content="hello"),), where=f"{file}, line 4"),
+        Sample(text="What is it?", image=b"png", answer="a cat", where=f"{file}, line 5"),
     ]
 
 
@@ -86,3 +90,30 @@ def test_no_sentence_for_calibration_is_one_that_models_are_measured_on() -> Non
     sentences = calibration_sentences()
     assert len(sentences) >= 50
     assert not [text for text in sentences if text in measured]
+
+
+@pytest.mark.parametrize("length", [8, 32])
+def test_our_own_samples_are_cut_to_what_a_model_of_texts_holds(tmp_path: Path, length: int) -> None:
+    def samples(most: int) -> list[list[str]]:
+        model = read_model("intents-tiny", Settings())
+        assert model.card.encoder is not None
+        card = replace(model.card, encoder=replace(model.card.encoder, max_length=most))
+        return [[str(one.text) for one in side] for side in default_samples(replace(model, card=card), tmp_path, print)]
+
+    codec = open_tokenizer(read_model("intents-tiny", Settings()).folder / "tokenizer.json")
+    whole = samples(512)
+    assert set(gate_texts()) < set(whole[1])
+    for side, full in zip(samples(length), whole, strict=True):
+        assert max(len(codec.encode_whole(text)) for text in side) <= length
+        assert all(text.startswith(cut) and cut for cut, text in zip(side, full, strict=True))
+
+
+def test_our_own_samples_leave_a_decoder_room_for_its_answer(tmp_path: Path) -> None:
+    model = read_model("dialogues-tiny", Settings())
+    assert model.card.text is not None
+    short = replace(model, card=replace(model.card, text=replace(model.card.text, max_length=16)))
+    codec, begin = open_tokenizer(model.folder / "tokenizer.json"), model.card.text.bos_token_id is not None
+    for samples in default_samples(short, tmp_path, print):
+        lengths = [begin + len(codec.encode(sample.text or "")) for sample in samples]
+        assert max(lengths) <= 15
+        assert len(samples) >= 16
