@@ -6,18 +6,25 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
 from agents.broker import EmbeddedBroker
+from agents.broker.fetching import JgoFetcher
+from agents.broker.jars import cache_path, ensure_jars
+from agents.broker.java import find_java
 from pipeline.settings import BrokerSettings
 
-__all__ = ["SESSION_TIMEOUT_S", "Brokers"]
+__all__ = ["OFFSETS_DUMP", "SESSION_TIMEOUT_S", "Brokers"]
 
 SESSION_TIMEOUT_S = 6
 REQUEST_TIMEOUT_S = 30.0
+DUMP_TIMEOUT_S = 120.0
+DUMP_TOOL = "kafka.tools.DumpLogSegments"
+OFFSETS_DUMP = "offsets.txt"
 SKIPPED_MARKERS = "these partitions are likely deleted already and hence can be skipped"
 PROPERTIES = {
     # The defaults look every 10 s for transactions whose worker is gone, and would mostly measure that wait.
@@ -83,6 +90,18 @@ class Brokers:
         """
         logs = self._folder.glob("node-*/server*.log")
         return sum(log.read_text(errors="replace").count(SKIPPED_MARKERS) for log in logs)
+
+    def dump_offsets(self) -> None:
+        """Write what stands in each node's copy of ``__consumer_offsets`` beside its log, as ``offsets.txt``."""
+        environ = {**os.environ, "CLASSPATH": os.pathsep.join(map(str, ensure_jars(cache_path(), JgoFetcher())))}
+        for node in self._folder.glob("node-*"):
+            logs = sorted(str(log) for log in node.glob("records/__consumer_offsets-*/*.log") if log.stat().st_size)
+            tool = [DUMP_TOOL, "--offsets-decoder", "--files", ",".join(logs)]
+            with (node / OFFSETS_DUMP).open("wb") as dump:
+                command = [str(find_java().program), *tool]
+                subprocess.run(
+                    command, env=environ, stdout=dump, stderr=subprocess.STDOUT, timeout=DUMP_TIMEOUT_S, check=False
+                )
 
     async def freeze(self, node: int, seconds: float) -> None:
         """Stop a node's process for a while; it wakes up believing what it believed before."""

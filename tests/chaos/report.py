@@ -16,12 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.broker.jars import KAFKA_VERSION
+from tests.chaos.brokers import OFFSETS_DUMP
+from tests.chaos.evidence import Place
 from tests.chaos.plan import Plan
 from tests.chaos.run import ModeRun
+from tests.chaos.trail import group_traces, worker_traces
 
 __all__ = ["as_json", "show"]
 
 SHOWN_PROBLEMS = 10
+SHOWN_TRAILS = 3
 COUNTS = {
     "sent": "records on the input topics",
     "outcomes": "outcomes",
@@ -91,10 +95,10 @@ def show(runs: Sequence[ModeRun], folder: Path, console: Console) -> None:
     """Print the table, and for a broken promise its records with the timeline around them."""
     console.print(_counts(runs), _faults(runs))
     for run in runs:
-        for line in _complaints(run):
+        for line in [*_complaints(run), *_trails(run, folder)]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if not run.kept:
-            console.print(f"The workers' logs are in {folder / run.mode}", markup=False, soft_wrap=True)
+            console.print(f"The logs are in {folder / run.mode} and {folder / 'brokers'}", markup=False, soft_wrap=True)
 
 
 def _counts(runs: Sequence[ModeRun]) -> Table:
@@ -140,3 +144,17 @@ def _complaints(run: ModeRun) -> Iterator[str]:
         )
     if (more := len(run.verdict.problems) - SHOWN_PROBLEMS) > 0:
         yield f"\n{run.mode}: and {more} more, in the report"
+
+
+def _trails(run: ModeRun, folder: Path) -> Iterator[str]:
+    """Of the first partitions with a broken promise, all that was said, so that a log of the console explains it."""
+    dumps = {file.parent.name: file.read_text(errors="replace") for file in folder.glob(f"brokers/*/{OFFSETS_DUMP}")}
+    for topic, partition in _partitions([problem.place for problem in run.verdict.problems])[:SHOWN_TRAILS]:
+        yield f"\n{run.mode}: {topic}/{partition}, by its workers and by the group's log:"
+        said = worker_traces((folder / run.mode).glob("*.log"), topic, partition)
+        for trace in sorted([*said, *group_traces(dumps, topic, partition)]):
+            yield f"  {trace.at_ms}  {trace.who}: {trace.what}"
+
+
+def _partitions(places: Sequence[Place]) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((topic, partition) for topic, partition, _ in places))

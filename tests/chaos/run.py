@@ -93,7 +93,10 @@ def run(plan: Plan, folder: Path, screen: TextIO | None = None) -> list[ModeRun]
             disk.open()
         stack.callback(brokers.stop)
         brokers.start()
-        return [asyncio.run(_run_mode(plan, mode, folder, brokers, disk, screen)) for mode in plan.modes]
+        runs = [asyncio.run(_run_mode(plan, mode, folder, brokers, disk, screen)) for mode in plan.modes]
+        if not all(found.kept for found in runs):
+            brokers.dump_offsets()
+        return runs
 
 
 async def _run_mode(

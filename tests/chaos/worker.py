@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import msgspec
+from confluent_kafka import TopicPartition
 from msgspec import Struct
 
 import agents.app
@@ -116,19 +117,21 @@ def _trace() -> None:
         (Delivery, "on_revoked", _words),
         (Delivery, "on_lost", _words),
         (Poller, "commit", _positions),
+        (Poller, "_place", _starts),
     ):
         setattr(owner, name, _logged(getattr(owner, name), name, words))
     run = Transactions.run
 
-    def traced(self: Any, records: Sequence[Any], offsets: Mapping[Any, int], *rest: Any) -> None:
+    def traced(self: Any, records: Sequence[Any], offsets: Mapping[Any, int], metadata: Any) -> None:
+        LOG.info("begin %d records to %s, as %r", len(records), _positions(offsets), metadata)
         try:
-            run(self, records, offsets, *rest)
+            run(self, records, offsets, metadata)
         except BaseException as error:
             LOG.info("transaction of %d records to %s: %r", len(records), _positions(offsets), error)
             raise
         LOG.info("transaction of %d records to %s: committed", len(records), _positions(offsets))
 
-    Transactions.run = traced  # type: ignore[assignment]
+    Transactions.run = traced  # type: ignore[method-assign]
 
 
 def _logged(function: Callable[..., Any], name: str, words: Callable[[Any], str]) -> Callable[..., Any]:
@@ -149,6 +152,10 @@ def _words(partitions: Sequence[Any]) -> str:
 
 def _positions(offsets: Mapping[Any, int]) -> str:
     return " ".join(f"{topic.rpartition('.')[2]}/{number}@{offset}" for (topic, number), offset in offsets.items())
+
+
+def _starts(starts: Sequence[TopicPartition]) -> str:
+    return _positions({(tp.topic, tp.partition): tp.offset for tp in starts}) or "nothing"
 
 
 def read_order(line: bytes) -> Order:
