@@ -23,6 +23,7 @@ from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.measure import Bench, costs, figures_of
 from pipeline.factory.gates.text import read_rows
 from pipeline.factory.progress import Progress
+from pipeline.factory.quantize.cache import cache_type
 from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths, observe
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
@@ -38,7 +39,6 @@ from pipeline.settings import Settings
 __all__ = ["optimize", "optimize_folder"]
 
 FULL: VariantName = "fp32"
-LINKED = (".onnx", ".data")
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
@@ -189,6 +189,7 @@ def _written(variant: VariantName, draft: Draft, model: ServedModel) -> ServedMo
         parts={role: GraphFile(file=file, sha256=digests[role]) for role, file in files.items() if role != MAIN},
         providers=providers_of(variant),
         method=draft.method,
+        cache=cache_type(draft.graphs[MAIN]),
     )
     return replace(model, card=replace(model.card, variants=model.card.variants | {variant: made}))
 
@@ -221,11 +222,11 @@ def _link(source: Path, target: Path, store: Path) -> None:
     """A copy of a version's folder, whose graphs take no room where they are in the store too.
 
     Only graphs are linked, for they are replaced and never written over; a card that was written through a link would
-    change the version that is being served.
+    change the version that is being served. Weights beside a graph are copied: onnx reads them from no linked file.
     """
     target.mkdir()
     for file in source.iterdir():
-        if file.suffix in LINKED and source.resolve().is_relative_to(store.resolve()):
+        if file.suffix == ".onnx" and source.resolve().is_relative_to(store.resolve()):
             os.link(file, target / file.name)
         elif file.is_file():
             shutil.copyfile(file, target / file.name)

@@ -10,16 +10,21 @@ import pytest
 from msgspec.structs import replace
 
 from pipeline.errors import ModelError
+from pipeline.factory.decoders.file import write_fp32
+from pipeline.factory.families.gpt2 import FAMILY
 from pipeline.factory.gates import measure as optimize_measure
 from pipeline.factory.gates.gate import Gate
 from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.speed import memory_megabytes
 from pipeline.factory.optimize import optimize
+from pipeline.factory.samples import Sample
 from pipeline.factory.trial import open_variants
 from pipeline.models.card import Variant
-from pipeline.models.cardfile import read_card, sha256_of
+from pipeline.models.cardfile import read_card, sha256_of, write_card
 from pipeline.models.store import ServedModel
 from pipeline.runtime.session import SessionError
+from tests.unit.pipeline.factory.families import test_gpt2
+from tests.unit.pipeline.factory.families.decoders import bench_of, save_model, source_of
 from tests.unit.pipeline.factory.tiny_models import conv_classifier, mlp_classifier, pictures, settings_for
 
 
@@ -87,6 +92,31 @@ def test_the_files_of_the_version_that_is_served_are_not_written_over(tmp_path: 
     before = {file.name: sha256_of(file) for file in kept.iterdir()}
     optimized(model, tmp_path, "int8-weights")
     assert {file.name: sha256_of(file) for file in kept.iterdir()} == before
+
+
+def test_a_decoder_whose_weights_are_beside_its_graph_is_optimized_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of more than 1.9 GB are; onnx reads no weights from a file that has a second name."""
+    monkeypatch.setattr(write_fp32, "__defaults__", (0,))
+    source, bench = source_of(save_model(test_gpt2.tiny(), tmp_path)), bench_of(tmp_path)
+    card = FAMILY.build(source, bench)
+    write_card(card, bench.folder)
+    folder = tmp_path / "store" / card.name / card.version
+    folder.parent.mkdir(parents=True)
+    bench.folder.rename(folder)
+    samples = [Sample(text=f"the text number {number}") for number in range(4)]
+    made = optimize(
+        ServedModel(card=card, folder=folder),
+        variants=("int8-weights",),
+        calibration=samples,
+        evaluation=samples,
+        gate=Gate(at_least={"top1_agreement": 0.0}),
+        settings=settings_for(tmp_path / "store"),
+    )
+    assert set(made.variants) == {"fp32", "int8-weights"}
+    for variant in made.variants:
+        ServedModel(card=made, folder=folder).verify(variant)
 
 
 def test_the_memory_of_a_session_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
