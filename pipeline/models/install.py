@@ -117,7 +117,7 @@ def install(built: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     built.chmod(0o755)
     with changing(target.parent.parent, target.parent.name):
-        first = _served_now(target.parent) is None
+        first = _is_first(target.parent)
         replace_folder(built, target)
         if first:
             write_pointer(target.parent, target.name)
@@ -137,18 +137,16 @@ def _held(store: Path, lock: str, before_waiting: Callable[[], None]) -> Iterato
         yield
 
 
-def _served_now(folder: Path) -> str | None:
-    """The version that a model's name means; one that stands there alone, from before there were pointers, is pinned.
+def _is_first(folder: Path) -> bool:
+    """Whether no version of the model is here; one that stands there alone, from before there were pointers, is pinned.
 
     Raises:
         ModelError: the pointer is damaged.
         OSError: the pointer cannot be written.
     """
-    for shelf in (folder, SHIPPED / folder.name):
-        if version := read_pointer(shelf):
-            return version
+    if any(read_pointer(shelf) for shelf in (folder, SHIPPED / folder.name)):
+        return False
     versions = [card.parent.name for card in folder.glob(f"*/{CARD_FILE}")]
-    if len(versions) != 1:
-        return None
-    write_pointer(folder, versions[0])
-    return versions[0]
+    if len(versions) == 1:
+        write_pointer(folder, versions[0])
+    return not versions

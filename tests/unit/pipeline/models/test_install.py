@@ -68,6 +68,14 @@ def test_a_version_that_stood_alone_before_there_were_pointers_goes_on_serving(t
     assert read_pointer(tmp_path / "toy") == "1"
 
 
+def test_where_none_of_several_versions_is_promoted_another_one_is_not_either(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        install_version(tmp_path, version)
+    (tmp_path / "toy" / "latest").unlink()
+    install_version(tmp_path, "3")
+    assert read_pointer(tmp_path / "toy") is None
+
+
 def test_a_version_of_a_shipped_model_does_not_promote_itself(tmp_path: Path) -> None:
     install_version(tmp_path, "2.0", name="digits-tiny")
     assert read_pointer(tmp_path / "digits-tiny") is None
