@@ -42,5 +42,12 @@ def open_variants(model: ServedModel, settings: Settings, variants: Sequence[Var
             continue
         try:
             make_task(model, variant, trial, OnnxBackend(trial.runtime), lambda _what, _count: None).open()
-        except SessionError as error:
-            raise ModelError(f"model {model.spec}: its graph of {variant} fails when it is run: {error}") from error
+        except (SessionError, ModelError) as error:
+            failed = error if isinstance(error, SessionError) else error.__cause__
+            if not isinstance(failed, SessionError):
+                raise
+            raise ModelError(
+                f"model {model.spec}: its graph {variant} does not run with 1 record and with {TRIAL.max_batch_size}. "
+                "Check that its files belong together; where it was exported, export it with dynamic axes. "
+                f"ONNX Runtime says: {failed}"
+            ) from error

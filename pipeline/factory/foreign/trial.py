@@ -35,14 +35,22 @@ def check_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str, 
 
 def compare_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str, where: str) -> int:
     """As :func:`check_rows`, in this process."""
-    session = open_session(graph, RuntimeSettings(provider="cpu"))
+    try:
+        session = open_session(graph, RuntimeSettings(provider="cpu"))
+    except ModelError as error:
+        said = " ".join(str(error.__cause__ or error).replace(f"{graph} ", "it ").split())
+        raise ModelError(
+            f"{where}: its graph does not load: a shape, a type or an operator in it is not as ONNX Runtime wants it. "
+            f"Export it anew. ONNX Runtime says: {said}"
+        ) from error
     count = len(next(iter(feeds.values())))
     try:
         together = session.run(feeds)[output]
         alone = [session.run({name: rows[[i]] for name, rows in feeds.items()})[output] for i in range(count)]
     except SessionError as error:
         raise ModelError(
-            f"{where}: it does not run with {count} rows and with 1: {error}. Export it with dynamic axes."
+            f"{where}: it does not run with {count} rows and with 1. Export it with dynamic axes, and check that it "
+            f"takes every input of its task. ONNX Runtime says: {error}"
         ) from error
     if (
         together.ndim != 2

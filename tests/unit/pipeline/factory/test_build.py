@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.build import build
@@ -18,8 +19,9 @@ from pipeline.factory.graph import GraphWriter
 from pipeline.factory.versions import next_version
 from pipeline.models.card import ImageSpec, ModelCard, Variant
 from pipeline.models.cardfile import sha256_of
+from pipeline.models.folders import list_folders
 from pipeline.models.pointer import read_pointer
-from pipeline.models.store import ServedModel, find_model, list_folders
+from pipeline.models.store import ServedModel, find_model
 from pipeline.settings import ModelSettings, Settings
 
 SOURCE = Source(kind="huggingface", origin="org/toy", architecture="Toy", license="mit")
@@ -177,3 +179,22 @@ def test_a_task_that_the_family_does_not_do_is_refused(tmp_path: Path, settings:
     graph.touch()
     with pytest.raises(ModelError, match=r"not object-detection\. Leave --task out"):
         build(Source(kind="onnx", origin="a.onnx", path=graph, task="object-detection"), settings, name="toy")
+
+
+def test_a_graph_that_its_task_cannot_run_is_told_in_words_and_then_in_onnx_runtimes_own(
+    make: Make, tmp_path: Path
+) -> None:
+    def narrow(source: Source, bench: Workbench) -> ModelCard:
+        card = build_toy(source, bench)
+        graph = onnx.load(bench.folder / "fp32.onnx")
+        flat = next(node for node in graph.graph.node if node.op_type == "Flatten")
+        flat.CopyFrom(onnx.helper.make_node("Reshape", [flat.input[0], "one"], flat.output))
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 4]), "one"))
+        onnx.save(graph, bench.folder / "fp32.onnx")
+        digest = sha256_of(bench.folder / "fp32.onnx")
+        return replace(card, variants={"fp32": Variant(file="fp32.onnx", sha256=digest)})
+
+    said = r"^model toy@1: its graph fp32 does not run with 1 record and with 3\. .*ONNX Runtime says: .*Reshape"
+    with pytest.raises(ModelError, match=said):
+        make(narrow)
+    assert contents(tmp_path) == set()

@@ -383,3 +383,29 @@ def test_a_padding_token_that_the_graph_has_no_row_for_is_refused(make: Build, t
     (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": padding}))
     said = refusal(make, encoder(tmp_path / "e.onnx"))
     assert f"config.json: pad_token_id is {padding}, and the model knows the tokens 0 to 7" in said
+
+
+def test_a_graph_that_does_not_load_is_told_in_words_and_then_in_onnx_runtimes_own(make: Build, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0)]
+    nodes += [helper.make_node("MatMul", ["mean", "weights"], ["scores"])]
+    graph = save(
+        tmp_path / "a.onnx", nodes, [value("image", ["N", 3, 4, 4])], [value("scores", ["N", 5])],
+        weights=np.ones((4, 5), np.float32),
+    )  # fmt: skip
+    said = refusal(make, graph, SCALING)
+    assert said.startswith(f"{graph}: its graph does not load: ")
+    assert ". ONNX Runtime says: [ONNXRuntimeError] : 1 : FAIL : " in said
+    assert "Incompatible dimensions" in said
+    assert "@staging" not in said
+
+
+def test_a_graph_that_does_not_run_is_told_in_words_and_then_in_onnx_runtimes_own(make: Build, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[2, 3], keepdims=0)]
+    nodes += [helper.make_node("Gather", ["mean", "places"], ["scores"], axis=1)]
+    graph = save(
+        tmp_path / "a.onnx", nodes, [value("image", ["N", 3, 4, 4])], [value("scores", ["N", 3])],
+        places=np.array([0, 1, 9]),
+    )  # fmt: skip
+    said = refusal(make, graph, SCALING)
+    assert said.startswith(f"{graph}: it does not run with 3 rows and with 1. ")
+    assert ". ONNX Runtime says: [ONNXRuntimeError] : 2 : INVALID_ARGUMENT : " in said
