@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from console.output import Output
 from console.progress import step_progress
-from pipeline.models.store import PULLABLE, list_folders
+from pipeline.models.folders import list_folders
+from pipeline.models.shelves import PULLABLE
 from pipeline.settings import Settings
 
 __all__ = ["ensure_models", "missing_models", "pullable_models"]

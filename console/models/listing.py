@@ -10,7 +10,8 @@ from rich.table import Table
 from console.models.describe import is_promoted, megabytes, spec_of, summary, with_figure
 from console.output import Output, json_option
 from pipeline.errors import ModelError
-from pipeline.models.store import PULLABLE, ServedModel, list_folders, list_without_card, read_folder
+from pipeline.models.folders import list_folders, list_without_card
+from pipeline.models.store import PULLABLE, ServedModel, read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["list_command"]

@@ -10,7 +10,8 @@ import click
 from console.models.describe import spec_of
 from console.output import Output, json_option
 from pipeline.errors import ModelError
-from pipeline.models.store import list_folders, list_without_card, pointed_version, read_folder
+from pipeline.models.folders import list_folders, list_without_card
+from pipeline.models.store import pointed_version, read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["verify"]

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.models.folders import versions_of
 from pipeline.models.install import changing, locked, staging_prefix, writing
 from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer, write_pointer
 from pipeline.models.profile import profiles_of
 from pipeline.models.replacing import delete_folder
-from pipeline.models.store import ServedModel, find_folder, promoted_version, read_model, split_spec, versions_of
+from pipeline.models.store import ServedModel, find_folder, promoted_version, read_model, split_spec
 from pipeline.settings import Settings
 
 __all__ = ["promote", "remove"]

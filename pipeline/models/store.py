@@ -8,11 +8,8 @@ shipped shelf's (:mod:`pipeline.models.pointer`).
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -22,10 +19,9 @@ from pipeline.models.card import NAME, ModelCard, VariantName, precision_of
 from pipeline.models.cardfile import CARD_FILE, check_variant, read_card
 from pipeline.models.choice import Choice, choose
 from pipeline.models.device import find_device
-from pipeline.models.install import changing
-from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer
+from pipeline.models.folders import in_order, names_of_models, shelves, versions_of
+from pipeline.models.pointer import POINTER_FILE, read_pointer
 from pipeline.models.profile import read_profile
-from pipeline.models.replacing import is_between
 from pipeline.models.shelves import PULLABLE, SHIPPED
 from pipeline.settings import Settings
 from schemas.messages import ModelInfo
@@ -36,14 +32,11 @@ __all__ = [
     "ServedModel",
     "find_folder",
     "find_model",
-    "list_folders",
-    "list_without_card",
     "pointed_version",
     "promoted_version",
     "read_folder",
     "read_model",
     "split_spec",
-    "versions_of",
 ]
 
 SPEC = re.compile(f"(?P<name>{NAME})(@(?P<version>{NAME}))?")
@@ -155,7 +148,7 @@ def promoted_version(name: str, settings: Settings) -> str:
         return version
     if len(versions) > 1:
         raise ModelError(
-            f"model {name} has several versions and none is promoted: {_listed(versions)}. Choose one with "
+            f"model {name} has several versions and none is promoted: {', '.join(in_order(versions))}. Choose one with "
             f"`millrace models promote {name} VERSION`, or name it: {name}@VERSION."
         )
     return next(iter(versions))
@@ -168,38 +161,16 @@ def pointed_version(name: str, settings: Settings) -> str | None:
         ModelError: the pointer is damaged, or that version is not here.
     """
     versions = versions_of(name, settings)
-    for shelf in _shelves(settings):
+    for shelf in shelves(settings):
         version = read_pointer(shelf / name)
         if version is not None and version not in versions:
             raise ModelError(
                 f"the pointer {shelf / name / POINTER_FILE} names version {version!r}, which is not here, only "
-                f"{_listed(versions) or 'none'}. Write it anew: `millrace models promote {name} VERSION`."
+                f"{', '.join(in_order(versions)) or 'none'}. Write it anew: `millrace models promote {name} VERSION`."
             )
         if version is not None:
             return version
     return None
-
-
-def versions_of(name: str, settings: Settings) -> dict[str, Path]:
-    """The folders of a model's versions, by version; the store's where the shipped shelf has the same."""
-    shelves = reversed(_shelves(settings))
-    return {folder.name: folder for shelf in shelves for folder in _folders(shelf, name)}
-
-
-def list_folders(settings: Settings) -> list[Path]:
-    """The folder of every version on the shelves, by name, newest first, whether its card can be read or not.
-
-    A version in the store hides the shipped one.
-    """
-    folders = [folder for name in sorted(_names(settings)) for folder in versions_of(name, settings).values()]
-    folders.sort(key=lambda folder: _natural(folder.name), reverse=True)
-    return sorted(folders, key=lambda folder: folder.parent.name)
-
-
-def list_without_card(settings: Settings) -> list[Path]:
-    """Folders of the store that stand in a version's place and have no card: they are none, and nobody else tells."""
-    found = [folder for name in _entries(settings.models.store_path) for folder in _places(name)]
-    return sorted(folder for folder in found if folder.is_dir() and not _has_card(folder))
 
 
 def read_folder(folder: Path) -> ServedModel:
@@ -214,50 +185,8 @@ def read_folder(folder: Path) -> ServedModel:
     return ServedModel(card=card, folder=folder)
 
 
-def _shelves(settings: Settings) -> tuple[Path, Path]:
-    return settings.models.store_path, SHIPPED
-
-
-def _listed(versions: Iterable[str]) -> str:
-    return ", ".join(sorted(versions, key=_natural))
-
-
-def _names(settings: Settings) -> set[str]:
-    """Of the models that have a version on a shelf."""
-    named = {(shelf, entry.name) for shelf in _shelves(settings) for entry in _entries(shelf)}
-    return {name for shelf, name in named if any(_folders(shelf, name))}
-
-
-def _folders(shelf: Path, name: str) -> Iterator[Path]:
-    """Folders with a card."""
-    if is_between(_entries(shelf / name)):  # someone is just replacing a version, or was killed then
-        with contextlib.suppress(ModelError), changing(shelf, name):
-            pass
-    return filter(_has_card, _places(shelf / name))
-
-
-def _places(model: Path) -> Iterator[Path]:
-    """What is named as a version in the folder of a model; what is being built has names that no version has."""
-    for entry in _entries(model):
-        if SPEC.fullmatch(f"{model.name}@{entry.name}") and entry.name not in RESERVED:
-            yield entry
-
-
-def _has_card(folder: Path) -> bool:
-    return os.path.exists(folder / CARD_FILE)  # noqa: PTH110 - Path's raises where it may not look
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in ``folder``: nothing where it is none, may not be looked into, or went away just now."""
-    try:
-        with os.scandir(folder) as entries:
-            return [Path(entry.path) for entry in entries]
-    except OSError:
-        return []
-
-
 def _not_found(name: str, version: str | None, settings: Settings) -> str:
-    here = _names(settings)
+    here = names_of_models(settings)
     place = f"neither in {settings.models.store_path} nor shipped with Millrace"
     if name in here:
         return f"model {name} has no version {version!r}: {place}. `millrace models list` shows the versions here."
@@ -266,9 +195,3 @@ def _not_found(name: str, version: str | None, settings: Settings) -> str:
     nearest = difflib.get_close_matches(name, {*here, *PULLABLE}, n=1)
     hint = f"Did you mean {nearest[0]!r}?" if nearest else "`millrace models list` shows the models here."
     return f"model {name} is unknown: {place}. {hint}"
-
-
-def _natural(version: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key in which 0.10 follows 0.9."""
-    parts = re.findall(r"\d+|[a-z]+", version)
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)

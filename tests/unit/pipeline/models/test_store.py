@@ -16,8 +16,9 @@ from onnx import numpy_helper
 from pipeline.errors import ModelError
 from pipeline.models.card import GraphFile, ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.cardfile import read_card, sha256_of, write_card
+from pipeline.models.folders import list_folders
 from pipeline.models.pointer import read_pointer, write_pointer
-from pipeline.models.store import SHIPPED, ServedModel, find_model, list_folders, read_folder
+from pipeline.models.store import SHIPPED, ServedModel, find_model, read_folder
 from pipeline.runtime.fakes import (
     fake_classifier,
     fake_embedder,
@@ -57,7 +58,7 @@ def put(store: Path, name: str = "toy", version: str = "1.0", *, graph: bytes = 
 def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty shelf in the place of the shipped one."""
     folder = tmp_path_factory.mktemp("shipped")
-    monkeypatch.setattr("pipeline.models.store.SHIPPED", folder)
+    monkeypatch.setattr("pipeline.models.folders.SHIPPED", folder)
     return folder
 
 
