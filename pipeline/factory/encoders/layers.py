@@ -1,8 +1,8 @@
 """The layers of a transformer encoder, written from numpy weights with ``onnx`` alone.
 
-Each product with a weight is a MatMul [.., in] x [in, out] and an Add, so that quantization finds it; what is between
-them is ONNX Runtime's: MultiHeadAttention, SkipLayerNormalization, Gelu. The names of the weights are in
-:mod:`pipeline.factory.encoders.spec`.
+Each product with a weight is a Gemm of all places' rows [N * S, in] x [in, out] with its bias, which ONNX Runtime also
+adds inside its integer product; what is between them is MultiHeadAttention, LayerNormalization, Gelu. The names of the
+weights are in :mod:`pipeline.factory.encoders.spec`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.factory.encoders.spec import Activation, TransformerSpec
 from pipeline.factory.graph import CONTRIB, GraphWriter
 
-__all__ = ["Transformer", "Weights"]
+__all__ = ["Transformer", "Weights", "write_activation", "write_rows"]
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 # Of torch's sigmoid approximation of GELU, which OpenAI's CLIP was trained with.
@@ -27,6 +27,7 @@ class Transformer:
 
     def __init__(self, graph: GraphWriter, spec: TransformerSpec, weights: Weights) -> None:
         self._graph, self._spec, self._weights = graph, spec, weights
+        self._places = ""
 
     def layers(self, x: str, lengths: str = "") -> str:
         """All layers.
@@ -39,7 +40,12 @@ class Transformer:
         Returns:
             [N, S, hidden]; with ``norm_first`` the last norm is not part of it.
         """
-        return self._norm_first(x, lengths) if self._spec.norm_first else self._norm_last(x, lengths)
+        shape = self._graph.node("Shape", [x], attributes={"end": 2})
+        whole = self._graph.constant("whole", np.array([-1], np.int64))
+        self._places = self._graph.node("Concat", [shape, whole], attributes={"axis": 0})
+        rows = write_rows(self._graph, x, self._spec.hidden)
+        layers = self._norm_first if self._spec.norm_first else self._norm_last
+        return self._placed(layers(rows, lengths))
 
     def norm(self, x: str, name: str) -> str:
         """The layer norm ``name`` of ``x`` [..., hidden]."""
@@ -48,10 +54,11 @@ class Transformer:
         return self._graph.node("LayerNormalization", inputs, attributes=attributes)
 
     def linear(self, x: str, name: str) -> str:
-        """``x`` [N, S, in] times the weight ``name``, plus its bias if it has one: [N, S, out]."""
-        product = self._graph.node("MatMul", [x, self._graph.constant(name, self._weights[name].T)])
-        bias = f"{name}.bias"
-        return self._graph.node("Add", [product, self._constant(bias)]) if bias in self._weights else product
+        """``x`` [rows, in] times the weight ``name``, plus its bias if it has one: [rows, out]."""
+        inputs = [x, self._graph.constant(name, self._weights[name].T)]
+        if (bias := f"{name}.bias") in self._weights:
+            inputs.append(self._constant(bias))
+        return self._graph.node("Gemm", inputs)
 
     def _norm_last(self, x: str, lengths: str) -> str:
         for layer in range(self._spec.layers):
@@ -73,31 +80,35 @@ class Transformer:
         return x
 
     def _attention(self, x: str, lengths: str, name: str) -> str:
-        parts = [f"{name}.{part}.out" for part in "qkv"]
-        qkv = self.linear(x, f"{name}.qkv")
-        self._graph.node("Split", [qkv], outputs=parts, attributes={"axis": -1, "num_outputs": 3})
+        parts = [self._placed(self.linear(x, f"{name}.{part}")) for part in "qkv"]
         attributes = {"num_heads": self._spec.heads, "unidirectional": int(self._spec.causal)}
         inputs = [*parts, "", lengths] if lengths else parts
         attended = self._graph.node("MultiHeadAttention", inputs, domain=CONTRIB, attributes=attributes)
-        return self.linear(attended, f"{name}.o")
+        return self.linear(write_rows(self._graph, attended, self._spec.hidden), f"{name}.o")
 
     def _feed_forward(self, x: str, name: str) -> str:
         inner = write_activation(self._graph, self._spec.activation, self.linear(x, f"{name}.up"))
         return self.linear(inner, f"{name}.down")
 
     def _add_norm(self, x: str, residual: str, name: str) -> tuple[str, str]:
-        """The norm ``name`` of the sum, and the sum itself, which an encoder with its norms last does not need."""
-        inputs = [x, residual, *self._norm_constants(name)]
-        outputs = [f"{name}.out", "", "", f"{name}.sum"] if self._spec.norm_first else [f"{name}.out"]
-        attributes = {"epsilon": self._spec.epsilon}
-        op = "SkipLayerNormalization"
-        return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[-1]
+        """The norm ``name`` of the sum, and the sum itself."""
+        total = self._graph.node("Add", [x, residual])
+        return self.norm(total, name), total
+
+    def _placed(self, rows: str) -> str:
+        """``rows`` [N * S, ..] as [N, S, ..]."""
+        return self._graph.node("Reshape", [rows, self._places])
 
     def _norm_constants(self, name: str) -> list[str]:
         return [self._constant(name), self._constant(f"{name}.bias")]
 
     def _constant(self, name: str) -> str:
         return self._graph.constant(name, self._weights[name])
+
+
+def write_rows(graph: GraphWriter, x: str, width: int) -> str:
+    """``x`` [N, S, width] as the rows [N * S, width]."""
+    return graph.node("Reshape", [x, graph.constant(f"rows of {width}", np.array([-1, width], np.int64))])
 
 
 def write_activation(graph: GraphWriter, activation: Activation, x: str) -> str:

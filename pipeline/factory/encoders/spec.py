@@ -3,7 +3,7 @@
 Weights, by name; all float32, matrices [out, in], each with ``<name>.bias`` [out] unless said otherwise. ``<i>`` counts
 layers from 0:
 
-    layers.<i>.qkv           [3 * hidden, hidden], rows of q, then k, then v
+    layers.<i>.q, .k, .v     [hidden, hidden]
     layers.<i>.o             [hidden, hidden]
     layers.<i>.attn_norm     [hidden]: after the attention, or before it with ``norm_first``
     layers.<i>.up            [mlp, hidden]
@@ -52,7 +52,7 @@ class TransformerSpec(Struct, frozen=True, kw_only=True):
         activation: in the feed-forward part.
         norm_first: whether norms stand before attention and feed-forward part (ViT, CLIP) or after them (BERT).
         causal: whether a token sees only itself and those before it.
-        qkv_bias: whether ``qkv`` has a bias.
+        qkv_bias: whether ``q``, ``k`` and ``v`` have a bias.
     """
 
     layers: int

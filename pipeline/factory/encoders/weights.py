@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,39 +14,47 @@ from pipeline.factory.sources.safetensors_file import Tensors
 __all__ = ["BERT_LAYER", "CLIP_LAYER", "DISTILBERT_LAYER", "VIT_LAYER", "EncoderWeights", "LayerNames", "prefix_of"]
 
 Floats = npt.NDArray[np.float32]
-LayerNames = Mapping[str, tuple[str, ...]]
-"""Our name of each part of a layer, and theirs; the rows of several are put under each other."""
+LayerNames = Mapping[str, str]
+"""Our name of each part of a layer, and theirs."""
 BERT_LAYER: LayerNames = {
-    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "o": ("attention.output.dense",),
-    "attn_norm": ("attention.output.LayerNorm",),
-    "up": ("intermediate.dense",),
-    "down": ("output.dense",),
-    "mlp_norm": ("output.LayerNorm",),
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "o": "attention.output.dense",
+    "attn_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "mlp_norm": "output.LayerNorm",
 }
 DISTILBERT_LAYER: LayerNames = {
-    "qkv": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-    "o": ("attention.out_lin",),
-    "attn_norm": ("sa_layer_norm",),
-    "up": ("ffn.lin1",),
-    "down": ("ffn.lin2",),
-    "mlp_norm": ("output_layer_norm",),
+    "q": "attention.q_lin",
+    "k": "attention.k_lin",
+    "v": "attention.v_lin",
+    "o": "attention.out_lin",
+    "attn_norm": "sa_layer_norm",
+    "up": "ffn.lin1",
+    "down": "ffn.lin2",
+    "mlp_norm": "output_layer_norm",
 }
 VIT_LAYER: LayerNames = {
-    "qkv": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-    "o": ("attention.output.dense",),
-    "attn_norm": ("layernorm_before",),
-    "up": ("intermediate.dense",),
-    "down": ("output.dense",),
-    "mlp_norm": ("layernorm_after",),
+    "q": "attention.attention.query",
+    "k": "attention.attention.key",
+    "v": "attention.attention.value",
+    "o": "attention.output.dense",
+    "attn_norm": "layernorm_before",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "mlp_norm": "layernorm_after",
 }
 CLIP_LAYER: LayerNames = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.out_proj",),
-    "attn_norm": ("layer_norm1",),
-    "up": ("mlp.fc1",),
-    "down": ("mlp.fc2",),
-    "mlp_norm": ("layer_norm2",),
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.out_proj",
+    "attn_norm": "layer_norm1",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+    "mlp_norm": "layer_norm2",
 }
 
 
@@ -67,38 +75,36 @@ class EncoderWeights(Mapping[str, Floats]):
         self._tensors, self._where = tensors, where
         self._makers: dict[str, Callable[[], Floats]] = {}
 
-    def add(self, name: str, theirs: str | Sequence[str], shape: tuple[int, ...] | None = None) -> None:
-        """Name a weight: one tensor of theirs, or several whose rows are put under each other.
+    def add(self, name: str, theirs: str, shape: tuple[int, ...] | None = None) -> None:
+        """Name a weight.
 
         Args:
             name: ours.
-            theirs: names in the checkpoint.
+            theirs: the name in the checkpoint.
             shape: that it must have, -1 for any length; a tensor of as many numbers in another shape is reshaped.
 
         Raises:
-            ModelError: a tensor is not there.
+            ModelError: the tensor is not there.
         """
-        found = [self._find(tensor) for tensor in ([theirs] if isinstance(theirs, str) else theirs)]
+        found = self._find(theirs)
 
         def make() -> Floats:
-            parts = [self._tensors[tensor] for tensor in found]
-            whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            whole = self._tensors[found]
             if shape is None or whole.shape == shape:
                 return whole
             try:
                 return whole.reshape(shape)
             except ValueError as error:
                 raise ModelError(
-                    f"{self._where}: the weight {found[0]} is {list(whole.shape)}, its config.json wants {list(shape)}."
+                    f"{self._where}: the weight {found} is {list(whole.shape)}, its config.json wants {list(shape)}."
                 ) from error
 
         self._makers[name] = make
 
-    def add_biased(self, name: str, theirs: str | Sequence[str], shape: tuple[int, ...] | None = None) -> None:
-        """Name a weight and its bias [out]; ``theirs`` come without ``.weight``. Raises ModelError."""
-        modules = [theirs] if isinstance(theirs, str) else theirs
-        self.add(name, [f"{module}.weight" for module in modules], shape)
-        self.add(f"{name}.bias", [f"{module}.bias" for module in modules], None if shape is None else shape[:1])
+    def add_biased(self, name: str, theirs: str, shape: tuple[int, ...] | None = None) -> None:
+        """Name a weight and its bias [out]; ``theirs`` comes without ``.weight``. Raises ModelError."""
+        self.add(name, f"{theirs}.weight", shape)
+        self.add(f"{name}.bias", f"{theirs}.bias", None if shape is None else shape[:1])
 
     def add_layers(self, spec: TransformerSpec, layers: str, names: LayerNames) -> None:
         """Name the weights of all layers; ``layers`` is what their names begin with, up to the number.
@@ -111,13 +117,13 @@ class EncoderWeights(Mapping[str, Floats]):
             raise ModelError(
                 f"{self._where}: its config.json has {spec.heads} heads in a width of {hidden}: no equal parts."
             )
-        shapes = {"qkv": (3 * hidden, hidden), "o": (hidden, hidden), "up": (mlp, hidden), "down": (hidden, mlp)}
+        shapes = dict.fromkeys("qkvo", (hidden, hidden)) | {"up": (mlp, hidden), "down": (hidden, mlp)}
         for layer in range(spec.layers):
-            for name, parts in names.items():
-                ours, theirs = f"layers.{layer}.{name}", [f"{layers}{layer}.{part}" for part in parts]
+            for name, part in names.items():
+                ours, theirs = f"layers.{layer}.{name}", f"{layers}{layer}.{part}"
                 shape = shapes.get(name, (hidden,))
-                if name == "qkv" and not spec.qkv_bias:
-                    self.add(ours, [f"{module}.weight" for module in theirs], shape)
+                if name in "qkv" and not spec.qkv_bias:
+                    self.add(ours, f"{theirs}.weight", shape)
                 else:
                     self.add_biased(ours, theirs, shape)
 

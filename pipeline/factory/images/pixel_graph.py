@@ -4,7 +4,8 @@
 ``(pixels - centre) * scale``, channel by channel, with the factors of
 :class:`~pipeline.factory.images.spec.PixelInput`.
 A Sub and a Mul, because static INT8 would round an Add twice: it has a kernel for that. Channels go first while they
-are bytes: ONNX Runtime spreads a factor over a whole plane faster than over three neighbours.
+are bytes: ONNX Runtime spreads a factor over a whole plane faster than over three neighbours. The planes are lines of
+numbers until they are scaled, or it would put channels last again for the integer convolutions behind.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ def write_pixels(graph: GraphWriter, pixels: PixelInput, name: str = "pixels") -
     """Declare the input ``name`` and write what makes numbers of it. Returns float32 [N, channels, height, width]."""
     image = pixels.image
     raw = graph.input(name, "uint8", ["N", image.height, image.width, image.channels])
-    centre = graph.constant(f"{name}.centre", np.array(pixels.centre, np.float32).reshape(-1, 1, 1))
+    height, width, channels = image.height, image.width, image.channels
+    planes = graph.node("Transpose", [raw], attributes={"perm": [0, 3, 1, 2]})
+    lines = _reshaped(graph, planes, f"{name}.lines", [-1, channels, height * width])
+    centre = graph.constant(f"{name}.centre", np.array(pixels.centre, np.float32).reshape(-1, 1))
+    centred = graph.node("Sub", [graph.node("Cast", [lines], attributes={"to": 1}), centre])
     scale = graph.constant(f"{name}.scale", np.array(pixels.scale, np.float32).reshape(-1, 1, 1))
-    numbers = graph.node(
-        "Cast", [graph.node("Transpose", [raw], attributes={"perm": [0, 3, 1, 2]})], attributes={"to": 1}
-    )
-    return graph.node("Mul", [graph.node("Sub", [numbers, centre]), scale])
+    return graph.node("Mul", [_reshaped(graph, centred, f"{name}.planes", [-1, channels, height, width]), scale])
+
+
+def _reshaped(graph: GraphWriter, x: str, name: str, shape: list[int]) -> str:
+    return graph.node("Reshape", [x, graph.constant(name, np.array(shape, np.int64))])
 
 
 def with_pixels(module: Any, pixels: PixelInput) -> Any:
@@ -39,10 +45,12 @@ def with_pixels(module: Any, pixels: PixelInput) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.inner = module
-            self.register_buffer("centre", torch.tensor(pixels.centre).reshape(-1, 1, 1))
+            self.register_buffer("centre", torch.tensor(pixels.centre).reshape(-1, 1))
             self.register_buffer("scale", torch.tensor(pixels.scale).reshape(-1, 1, 1))
 
         def forward(self, pixels: Any) -> Any:
-            return self.inner((pixels.permute(0, 3, 1, 2).float() - self.centre) * self.scale)
+            planes = pixels.permute(0, 3, 1, 2)
+            centred = planes.flatten(2).float() - self.centre
+            return self.inner(centred.unflatten(2, planes.shape[2:]) * self.scale)
 
     return FromPixels().eval()

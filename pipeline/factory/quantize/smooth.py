@@ -33,8 +33,8 @@ Array = npt.NDArray[Any]
 
 
 def smoothed_inputs(model: onnx.ModelProto) -> list[str]:
-    """The tensors that matrix products with constant weights read: [.., channels] each."""
-    return list(dict.fromkeys(layer.input for layer in find_layers(model) if layer.op == "MatMul"))
+    """The tensors that matrix products with constant weights [in, out] read: [.., channels] each."""
+    return list(dict.fromkeys(layer.input for layer in find_layers(model) if _is_smoothed(layer)))
 
 
 def largest_inputs(model: onnx.ModelProto, runs: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
@@ -58,9 +58,13 @@ def smooth(model: onnx.ModelProto, greatest: Mapping[str, Array], strength: floa
     """
     readers: dict[str, list[Layer]] = defaultdict(list)
     for layer in find_layers(model):
-        if layer.op == "MatMul" and layer.input in greatest:
+        if _is_smoothed(layer) and layer.input in greatest:
             readers[layer.input].append(layer)
     return _Writer(model, readers).write({name: greatest[name] for name in readers}, strength)
+
+
+def _is_smoothed(layer: Layer) -> bool:
+    return layer.op != "Conv" and layer.axis == 1
 
 
 class _Writer:

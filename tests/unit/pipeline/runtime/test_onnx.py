@@ -312,9 +312,9 @@ def gpu_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU (the CPU, really) that opens one session; after that CUDA does not start in this process any more."""
     real, opened = onnxruntime.InferenceSession, list[Any]()
 
-    def open_one(path: Path, options: Any, *, providers: list[Any], enable_fallback: int) -> Any:
+    def open_one(path: Path, options: Any, *, providers: list[Any], enable_fallback: int, **others: Any) -> Any:
         assert not enable_fallback
-        session = real(path, options, providers=["CPUExecutionProvider"])
+        session = real(path, options, providers=["CPUExecutionProvider"], **others)
         if len(providers) == 1:
             return session
         if opened:
