@@ -148,3 +148,25 @@ def test_two_at_once_get_versions_of_their_own(tmp_path: Path) -> None:
     second.join(timeout=60)
     assert [version.spec for version in made] == ["mlp@3"]
     assert made[0].card.description == "Built again.", "what is there when its turn comes is pruned"
+
+
+def test_fp32_that_is_gone_when_its_turn_has_come_is_missed_with_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mlp_classifier(tmp_path)
+    alone = {"int8": model.card.variants["fp32"]}
+    pulled = replace(model, card=replace(model.card, variants=alone))
+    monkeypatch.setattr("pipeline.factory.pruning.prune.read_model", lambda *_: pulled)
+    with pytest.raises(ModelError, match="no fp32 variant to prune"):
+        pruned(model, tmp_path, "magnitude", 0.5)
+
+
+def test_a_graph_that_hangs_is_told_before_it_holds_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(what: str, *_: object) -> None:
+        raise ModelError(f"{what} did not answer within 300 s")
+
+    monkeypatch.setattr("pipeline.factory.trial.answer", answer)
+    with pytest.raises(ModelError, match="model mlp@1: its graph did not answer within 300 s"):
+        pruned(mlp_classifier(tmp_path), tmp_path, "magnitude", 0.5)
