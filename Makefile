@@ -42,7 +42,7 @@ bench-name:
 	@test -f "benchmarks/$(NAME).py" || { \
 		echo "make bench: NAME=$(NAME) is not a benchmark. There are: $(or $(BENCHMARKS),none yet)" >&2; exit 2; }
 
-tiny-models: $(VENV)/.installed-models ## train, quantize and measure our own tiny models again
+tiny-models: $(VENV)/.installed-models ## train, quantize and measure our own tiny models again: 1.5 hours of one core
 	$(BIN)/python -m tools.tiny $(ARGS)
 
 clean: ## remove .venv and every cache in this folder

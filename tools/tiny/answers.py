@@ -8,14 +8,13 @@ from difflib import SequenceMatcher
 
 import numpy as np
 from msgspec import Struct
-from tokenizers import Tokenizer
 
-from pipeline.factory.gates.decoders import greedy
-from pipeline.runtime.session import DecoderSession
-from schemas.messages import ChatMessage
-from tools.tiny.bpe import END, render, special_id
+from pipeline.models.card import VariantName
+from pipeline.models.store import ServedModel
+from schemas.messages import ChatMessage, TextInput, TextOutput
+from tools.tiny.served import answers_of
 
-__all__ = ["Answer", "answer", "answer_figures", "copied_share", "known_share"]
+__all__ = ["Answer", "answer_figures", "answers_to", "copied_share", "equal_share", "known_share"]
 
 MAX_TOKENS = 96
 REPEATED_WORDS = 4
@@ -32,12 +31,17 @@ class Answer(Struct, frozen=True, kw_only=True):
     ended: bool
 
 
-def answer(decoder: DecoderSession, tokenizer: Tokenizer, question: str) -> Answer:
-    """The likeliest answer to one question."""
-    prompt = tokenizer.encode(render([ChatMessage(role="user", content=question)], add_generation_prompt=True)).ids
-    end = special_id(END)
-    ids = greedy(decoder, prompt, MAX_TOKENS, lambda token: token == end)
-    return Answer(question=question, text=tokenizer.decode(ids), ended=len(ids) < MAX_TOKENS)
+def answers_to(model: ServedModel, variant: VariantName, questions: Sequence[str]) -> list[Answer]:
+    """The likeliest answer to each question, as the model serves it. Raises ModelError."""
+    asked = [
+        TextInput(messages=(ChatMessage(role="user", content=question),), max_tokens=MAX_TOKENS, temperature=0.0)
+        for question in questions
+    ]
+    given = [output for output in answers_of(model, variant, asked) if isinstance(output, TextOutput)]
+    return [
+        Answer(question=question, text=output.text, ended=output.finish_reason == "stop")
+        for question, output in zip(questions, given, strict=True)
+    ]
 
 
 def answer_figures(answers: Sequence[Answer]) -> dict[str, float]:
@@ -51,8 +55,12 @@ def answer_figures(answers: Sequence[Answer]) -> dict[str, float]:
         "answers_ended": _share([a.ended for a in answers]),
         "answers_in_language": _share([bool(HAN.search(a.question)) == bool(HAN.search(a.text)) for a in answers]),
         "answers_without_loops": _share([not _loops(a.text) for a in answers]),
-        "answers": float(len(answers)),
     }
+
+
+def equal_share(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+    """The share of answers that are to the letter those of ``others``."""
+    return _share([one.text == other.text for one, other in zip(answers, others, strict=True)])
 
 
 def known_share(answers: Sequence[Answer], written: Sequence[str]) -> float:
@@ -61,12 +69,11 @@ def known_share(answers: Sequence[Answer], written: Sequence[str]) -> float:
     return _share([ratio > ALIKE for ratio in ratios])
 
 
-def copied_share(decoder: DecoderSession, tokenizer: Tokenizer, rng: np.random.Generator, count: int) -> float:
+def copied_share(model: ServedModel, variant: VariantName, rng: np.random.Generator, count: int) -> float:
     """The share of ``count`` order numbers, new to the model, that come back right in the answer."""
     numbers = [str(rng.integers(10_000, 100_000)) for _ in range(count)]
     asked = [ASK_ORDER[i % len(ASK_ORDER)].format(number) for i, number in enumerate(numbers)]
-    given = [answer(decoder, tokenizer, question).text for question in asked]
-    return _share([number in text for number, text in zip(numbers, given, strict=True)])
+    return _share([number in it.text for number, it in zip(numbers, answers_to(model, variant, asked), strict=True)])
 
 
 def _share(facts: Sequence[bool]) -> float:

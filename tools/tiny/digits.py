@@ -1,48 +1,48 @@
-"""Makes `digits-tiny`: train, write, quantize, measure."""
+"""`digits-tiny`: names the digit in an image."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
-from pipeline.factory.gates.classifiers import compare_classifiers
-from pipeline.factory.quantize.static import METHOD, quantize_static_int8
-from pipeline.factory.recipes.recipe import make_variant
-from pipeline.models.card import ImageSpec, ModelCard, Precision, Variant
-from pipeline.models.cardfile import sha256_of
+from pipeline.factory.samples import Sample
+from pipeline.models.card import VariantName
 from pipeline.models.heldout import HELD_OUT_FILE, HeldOutDigits
-from pipeline.runtime.onnx import open_session
-from pipeline.runtime.session import Session
-from pipeline.settings import RuntimeSettings
-from tools.tiny.digits_data import DigitsSplit, read_digits
+from pipeline.models.store import ServedModel
+from schemas.messages import ClassificationOutput, ImageInput
+from tools.tiny.digits_data import read_digits
 from tools.tiny.digits_graph import build_digits_graph
-from tools.tiny.digits_net import DigitsRecipe, train_digits
+from tools.tiny.digits_net import DIGITS_RECIPE, train_digits
+from tools.tiny.made import TinyModel
+from tools.tiny.served import answers_of, png
 
-__all__ = ["NAME", "VERSION", "build_digits"]
+__all__ = ["DIGITS"]
 
-NAME, VERSION = "digits-tiny", "1.0.0"
-LABELS = "labels.txt"
-SPEC = ImageSpec(height=8, width=8, channels=1, resize=8, labels=LABELS, interpolation="box")
-PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")
-MATE_COUNTS = (1, 7, 64)
+GRAPH = "model.onnx"
+SIDE = 8
+CALIBRATION = 512
 
 
-def build_digits(folder: Path, say: Callable[[str], None]) -> ModelCard:
-    """Make the model in ``folder``, and write the held-out digits beside the shipped models."""
+def _train(folder: Path, say: Callable[[str], None]) -> None:
+    """Leaves the ONNX file, what Hugging Face would say of its images and classes, and the held-out digits shipped."""
     split = read_digits()
     _write_held_out(split.held_out)
-    say(f"digits-tiny: training on {len(split.labels)} digits")
-    net = train_digits(split, DigitsRecipe(), say)
-    onnx.save(build_digits_graph(net), folder / "fp32.onnx")
-    quantize_static_int8(folder / "fp32.onnx", folder / "int8.onnx", _calibration(split))
-    (folder / LABELS).write_text("".join(f"{digit}\n" for digit in range(10)), encoding="utf-8")
-    measured = _measure(folder, split.held_out)
-    say(f"  held-out accuracy: int8 {measured['int8']['accuracy']}, fp32 {measured['fp32']['accuracy']}")
-    return _card(folder, measured, split)
+    onnx.save(build_digits_graph(train_digits(split, DIGITS_RECIPE, say)), folder / GRAPH)
+    images = {
+        "size": {"height": SIDE, "width": SIDE},
+        "do_center_crop": True,
+        "resample": 4,  # Pillow's number of a box: an image many times as large is averaged
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+    }
+    classes = {"id2label": {str(digit): str(digit) for digit in range(10)}}
+    for name, described in (("preprocessor_config.json", images), ("config.json", classes)):
+        (folder / name).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_held_out(held_out: HeldOutDigits) -> None:
@@ -50,45 +50,39 @@ def _write_held_out(held_out: HeldOutDigits) -> None:
     np.savez_compressed(HELD_OUT_FILE, pixels=held_out.pixels, labels=held_out.labels)
 
 
-def _calibration(split: DigitsSplit) -> list[dict[str, npt.NDArray[np.uint8]]]:
-    return [{"pixels": split.pixels[start : start + 64, :, :, None]} for start in range(0, 512, 64)]
+def _measure(model: ServedModel, variant: VariantName) -> dict[str, float]:
+    """The share of held-out digits whose likeliest class is right."""
+    held_out = read_digits().held_out
+    asked = [ImageInput(data=held_out.png(at), top_k=1) for at in range(len(held_out))]
+    said = [it.labels[0].label for it in answers_of(model, variant, asked) if isinstance(it, ClassificationOutput)]
+    right = [one == str(label) for one, label in zip(said, held_out.labels, strict=True)]
+    return {"accuracy": round(float(np.mean(right)), 4)}
 
 
-def _measure(folder: Path, held_out: HeldOutDigits) -> dict[Precision, dict[str, float]]:
-    runtime = RuntimeSettings(provider="cpu")
-    sessions: dict[Precision, Session] = {name: open_session(folder / f"{name}.onnx", runtime) for name in PRECISIONS}
-    batches = [{"pixels": held_out.pixels[..., None]}]
-    measured = {name: _figures(session, held_out) for name, session in sessions.items()}
-    measured["int8"] |= compare_classifiers(sessions["fp32"], sessions["int8"], batches)
-    return measured
+def _calibration() -> list[Sample]:
+    return [Sample(image=png(pixels)) for pixels in read_digits().pixels[:CALIBRATION]]
 
 
-def _figures(session: Session, held_out: HeldOutDigits) -> dict[str, float]:
-    """Accuracy, and how far any logit moves with the company that an image is in: 0 is batch-invariant."""
-    pixels = held_out.pixels[..., None]
-    whole = session.run({"pixels": pixels})["logits"]
-    moved = 0.0
-    for count in MATE_COUNTS:
-        parts = [session.run({"pixels": pixels[i : i + count]})["logits"] for i in range(0, len(pixels), count)]
-        moved = max(moved, float(np.abs(np.concatenate(parts) - whole).max()))
-    accuracy = float((whole.argmax(axis=1) == held_out.labels).mean())
-    return {"accuracy": round(accuracy, 4), "max_difference_in_other_batches": moved}
+def _evaluation() -> list[Sample]:
+    held_out = read_digits().held_out
+    return [Sample(image=held_out.png(at), answer=str(held_out.labels[at])) for at in range(len(held_out))]
 
 
-def _card(folder: Path, measured: dict[Precision, dict[str, float]], split: DigitsSplit) -> ModelCard:
-    methods = {"int8": METHOD, "fp32": "batch norms folded"}
-    variants: dict[str, Variant] = {
-        name: make_variant(folder, name, methods[name], measured[name]) for name in PRECISIONS
-    }
-    return ModelCard(
-        name=NAME,
-        version=VERSION,
-        task="image-classification",
-        description="Handwritten digits of 8 x 8 pixels: a small convolutional net of our own.",
-        license="Apache-2.0; trained on data under CC BY 4.0",
-        source="python -m tools.tiny, on Optical Recognition of Handwritten Digits (UCI, through scikit-learn)",
-        variants=variants,
-        image=SPEC,
-        files={LABELS: sha256_of(folder / LABELS)},
-        measured={"training_digits": float(len(split.labels)), "held_out_digits": float(len(split.held_out))},
-    )
+def _facts() -> dict[str, float]:
+    split = read_digits()
+    return {"training_digits": float(len(split.labels)), "held_out_digits": float(len(split.held_out))}
+
+
+DIGITS = TinyModel(
+    name="digits-tiny",
+    description="Handwritten digits of 8 x 8 pixels: a small convolutional net of our own.",
+    source="python -m tools.tiny, on Optical Recognition of Handwritten Digits (UCI, through scikit-learn)",
+    license="Apache-2.0; trained on data under CC BY 4.0",
+    train=_train,
+    graph=GRAPH,
+    calibration=_calibration,
+    evaluation=_evaluation,
+    measure=_measure,
+    facts=_facts,
+    ships=("int8", "fp32"),
+)

@@ -1,4 +1,4 @@
-"""The trained net as an ONNX graph, batch norms folded, scaling to [0, 1] inside."""
+"""The trained net as an ONNX graph, batch norms folded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Floats = npt.NDArray[np.float32]
 
 
 def build_digits_graph(net: Any) -> onnx.ModelProto:
-    """Write ``pixels`` uint8 [N, 8, 8, 1] to ``logits`` float32 [N, 10].
+    """Write ``image`` float32 [N, 1, 8, 8] in [0, 1] to ``logits`` float32 [N, 10].
 
     Raises:
         ValueError: the net has a layer that this writer does not know.
     """
     graph = GraphWriter("digits-tiny")
-    x = _scaled(graph)
+    x = graph.input("image", "float32", ["N", 1, 8, 8])
     layers = list(net)
     for index, layer in enumerate(layers):
         kind = type(layer).__name__
@@ -37,12 +37,6 @@ def build_digits_graph(net: Any) -> onnx.ModelProto:
         elif kind not in {"BatchNorm2d", "Dropout"}:
             raise ValueError(f"digits-tiny: no ONNX form is known for {kind}.")
     return graph.model("handwritten digits, written by Millrace")
-
-
-def _scaled(graph: GraphWriter) -> str:
-    pixels = graph.node("Cast", [graph.input("pixels", "uint8", ["N", 8, 8, 1])], attributes={"to": 1})
-    scaled = graph.node("Mul", [pixels, graph.constant("scale", np.array(1 / 255, np.float32))])
-    return graph.node("Transpose", [scaled], attributes={"perm": [0, 3, 1, 2]})
 
 
 def _conv(graph: GraphWriter, x: str, conv: Any, norm: Any, name: str) -> str:

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from tools.tiny.digits_data import DigitsSplit
+from tools.tiny.training import tensor_of
 
-__all__ = ["DigitsRecipe", "train_digits"]
+__all__ = ["DIGITS_RECIPE", "DigitsRecipe", "train_digits"]
 
 
 class DigitsRecipe(Struct, frozen=True, kw_only=True):
@@ -29,12 +30,15 @@ class DigitsRecipe(Struct, frozen=True, kw_only=True):
     seed: int = 11
 
 
+DIGITS_RECIPE = DigitsRecipe()
+
+
 def train_digits(split: DigitsSplit, recipe: DigitsRecipe, say: Callable[[str], None]) -> Any:
     """Train from scratch and return the net, ready to evaluate; input float32 [N, 1, 8, 8] in [0, 1]."""
     torch.manual_seed(recipe.seed)
     net = _net(recipe)
-    pixels = torch.from_numpy(split.pixels).float().unsqueeze(1) / 255
-    labels = torch.from_numpy(split.labels).long()
+    pixels = tensor_of(split.pixels).float().unsqueeze(1) / 255
+    labels = tensor_of(split.labels).long()
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = recipe.epochs * -(-len(labels) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
@@ -47,7 +51,7 @@ def train_digits(split: DigitsSplit, recipe: DigitsRecipe, say: Callable[[str], 
             schedule.step()
         if epoch % 20 == 0:
             say(f"  epoch {epoch}/{recipe.epochs}  loss {loss.item():.3f}")
-    return net.eval()
+    return net.eval().to("cpu")
 
 
 def _net(recipe: DigitsRecipe) -> Any:

@@ -12,12 +12,12 @@ import torch
 from msgspec import Struct
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.utils import logging
 
 from tools.tiny.bpe import SPECIAL, render
 from tools.tiny.corpus import Dialogue, draw
+from tools.tiny.training import quiet, tensor_of
 
-__all__ = ["Recipe", "train_gpt2"]
+__all__ = ["GPT2_RECIPE", "Recipe", "train_gpt2"]
 
 Ids = npt.NDArray[np.int64]
 # Labels of this value do not count in the loss (PyTorch's convention).
@@ -48,9 +48,12 @@ class Recipe(Struct, frozen=True, kw_only=True):
     seed: int = 7
 
 
+GPT2_RECIPE = Recipe()
+
+
 def train_gpt2(dialogues: Sequence[Dialogue], tokenizer: Tokenizer, recipe: Recipe, say: Callable[[str], None]) -> Any:
     """Train from scratch and return the `GPT2LMHeadModel`, ready to evaluate. Equal seeds give equal weights."""
-    logging.set_verbosity_error()  # it warns of a default that is what we want
+    quiet()
     torch.manual_seed(recipe.seed)
     model = GPT2LMHeadModel(_config(recipe))
     optimizer = torch.optim.AdamW(
@@ -61,7 +64,7 @@ def train_gpt2(dialogues: Sequence[Dialogue], tokenizer: Tokenizer, recipe: Reci
     began, losses = time.monotonic(), []
     model.train()
     for step in range(1, recipe.steps + 1):
-        tokens, labels = map(torch.from_numpy, next(batches))
+        tokens, labels = map(tensor_of, next(batches))
         loss = model(input_ids=_noisy(tokens, recipe), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()

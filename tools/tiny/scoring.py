@@ -1,4 +1,4 @@
-"""How well the decoders predict the held-out dialogues, read through the sessions that serve them."""
+"""How well a decoder foresees the held-out dialogues, read through the sessions that serve."""
 
 from __future__ import annotations
 
@@ -7,61 +7,71 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.runtime.session import DecoderSession
+from pipeline.errors import ModelError
+from pipeline.models.card import VariantName
+from pipeline.models.store import ServedModel
+from pipeline.runtime.onnx import OnnxBackend
+from pipeline.runtime.session import CacheLayout, DecoderSession
+from pipeline.settings import RuntimeSettings
+from schemas.messages import ChatMessage
+from tools.tiny.bpe import ASSISTANT, END, render, special_id
 
-__all__ = ["answer_mask", "compare_on_dialogues", "read_dialogues"]
+__all__ = ["perplexities"]
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
-def read_dialogues(decoder: DecoderSession, dialogues: Sequence[list[int]]) -> list[Floats]:
-    """What ``decoder`` expects after each token of each dialogue: log-probabilities [tokens - 1, vocabulary].
+def perplexities(
+    model: ServedModel, variant: VariantName, conversations: Sequence[Sequence[ChatMessage]]
+) -> dict[str, float]:
+    """Read ``conversations`` side by side on the CPU.
 
-    All dialogues are read side by side, one slot each, a token a step; the slots must be at least as many.
+    Returns:
+        ``perplexity`` over all tokens but each first, ``answer_perplexity`` over the assistant's, and ``tokens``, how
+        many all are.
+
+    Raises:
+        ModelError: the variant cannot be loaded, or the model writes no text.
+    """
+    spec = model.card.text
+    if spec is None:
+        raise ModelError(f"model {model.spec}: its card lacks a [text] table.")
+    backend = OnnxBackend(RuntimeSettings(provider="cpu"))
+    codec = backend.open_tokenizer(model.folder / spec.tokenizer)
+    ids = [codec.encode(render(messages)) for messages in conversations]
+    layout = CacheLayout.of(spec, slots=len(ids), max_length=spec.max_length)
+    losses = _losses(backend.open_decoder(model.path(variant), layout), ids)
+    answers = np.concatenate([_answer_mask(row, special_id(ASSISTANT), special_id(END)) for row in ids])
+    return {
+        "perplexity": round(float(np.exp(losses.mean())), 3),
+        "answer_perplexity": round(float(np.exp(losses[answers].mean())), 3),
+        "tokens": float(len(losses)),
+    }
+
+
+def _losses(decoder: DecoderSession, dialogues: Sequence[list[int]]) -> Floats:
+    """The negative log-probability of each token but the first of each dialogue, one dialogue after another.
+
+    All dialogues are read side by side, one slot each, a token a step.
     """
     length = max(map(len, dialogues))
     ids = np.array([dialogue + [0] * (length - len(dialogue)) for dialogue in dialogues], np.int64)
-    steps = []
+    rows, steps = np.arange(len(ids)), []
     for at in range(length - 1):
-        lengths = np.full(len(dialogues), at, np.int64)
-        steps.append(_log_softmax(decoder.step(0, np.ascontiguousarray(ids[:, at : at + 1]), lengths)))
+        logs = _log_softmax(decoder.step(0, np.ascontiguousarray(ids[:, at : at + 1]), np.full(len(ids), at)))
+        steps.append(-logs[rows, ids[:, at + 1]])
     whole = np.stack(steps, axis=1)
-    return [whole[row, : len(dialogue) - 1] for row, dialogue in enumerate(dialogues)]
+    return np.concatenate([whole[row, : len(dialogue) - 1] for row, dialogue in enumerate(dialogues)])
 
 
-def answer_mask(dialogue: Sequence[int], begins: int, ends: int) -> Mask:
+def _answer_mask(dialogue: Sequence[int], begins: int, ends: int) -> Mask:
     """For each token but the first: whether the assistant wrote it; answers stand between ``begins`` and ``ends``."""
     inside, mask = False, []
     for token in dialogue:
         mask.append(inside)
         inside = token != ends and (inside or token == begins)
     return np.array(mask[1:], np.bool_)
-
-
-def compare_on_dialogues(
-    reference: Sequence[Floats], candidate: Sequence[Floats], dialogues: Sequence[list[int]], masks: Sequence[Mask]
-) -> dict[str, float]:
-    """Compare two decoders that read the same dialogues.
-
-    Returns:
-        ``perplexity`` (of the candidate) and ``fp32_perplexity`` (of the reference) over all tokens;
-        ``answer_perplexity`` and ``fp32_answer_perplexity`` over the assistant's; ``top1_agreement``: share of
-        positions with the same likeliest token; ``mean_kl``: mean Kullback-Leibler divergence
-        from the reference, in nats.
-    """
-    full, ours = np.concatenate(reference), np.concatenate(candidate)
-    following = np.concatenate([np.array(dialogue[1:]) for dialogue in dialogues])
-    answers = np.concatenate(masks)
-    rows = np.arange(len(following))
-    figures: dict[str, float] = {}
-    for prefix, logs in (("", ours), ("fp32_", full)):
-        losses = -logs[rows, following]
-        figures[f"{prefix}perplexity"] = round(float(np.exp(losses.mean())), 3)
-        figures[f"{prefix}answer_perplexity"] = round(float(np.exp(losses[answers].mean())), 3)
-    figures["top1_agreement"] = round(float((full.argmax(axis=1) == ours.argmax(axis=1)).mean()), 4)
-    figures["mean_kl"] = round(float((np.exp(full) * (full - ours)).sum(axis=1).mean()), 6)
-    return figures | {"positions": float(len(rows))}
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
 
 pytest.importorskip("transformers")
@@ -12,9 +13,15 @@ pytest.importorskip("transformers")
 import torch
 from safetensors.torch import load_file
 
+from pipeline.factory.build import build
 from pipeline.factory.families import find_family
 from pipeline.factory.sources.source import resolve_source
-from tools.tiny import clip, finder, intent, reader
+from pipeline.models.cardfile import read_card
+from pipeline.models.heldout import HELD_OUT_FILE, read_held_out_digits
+from pipeline.models.store import SHIPPED
+from pipeline.settings import ModelSettings, Settings
+from tools.tiny import clip, dialogues, digits, finder, intent, reader
+from tools.tiny.digits_net import DIGITS_RECIPE
 from tools.tiny.made import TinyModel
 
 SHORT = {"steps": 2, "rows": 4, "warmup": 1}
@@ -23,6 +30,7 @@ MODELS = [
     (clip, "CLIP_FIT", clip.CLIP, "clip"),
     (reader, "READER_FIT", reader.READER, "llava"),
     (intent, "INTENTS_FIT", intent.INTENT, "bert"),
+    (dialogues, "GPT2_RECIPE", dialogues.DIALOGUES, "gpt2"),
 ]
 
 
@@ -39,7 +47,7 @@ def test_a_trained_folder_is_of_a_family_of_the_factory(
     tiny.train(tmp_path, lambda _: None)
     assert find_family(resolve_source(str(tmp_path))).name == family
     weights = sum(tensor.numel() for tensor in tensors(tmp_path).values())
-    assert 400_000 < weights < 1_500_000
+    assert 400_000 < weights < 2_500_000
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -66,3 +74,26 @@ def test_the_norms_of_the_detector_are_what_transformers_loads(tmp_path: Path, m
     means = [weight for name, weight in tensors(tmp_path).items() if name.endswith("running_mean")]
     assert means
     assert all(bool(mean.any()) for mean in means)
+
+
+def test_the_digits_leave_an_onnx_file_that_becomes_what_is_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = msgspec.structs.replace(DIGITS_RECIPE, epochs=1)
+    monkeypatch.setattr(digits, "DIGITS_RECIPE", recipe)
+    monkeypatch.setattr(digits, "HELD_OUT_FILE", tmp_path / HELD_OUT_FILE.name)
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    digits.DIGITS.train(folder, lambda _: None)
+    settings = Settings(models=ModelSettings(store=str(tmp_path / "store")))
+    model = build(resolve_source(str(folder / digits.DIGITS.graph)), settings, name="digits-tiny")
+    card = read_card(SHIPPED / "digits-tiny" / "1.0.0")
+    assert (model.card.image, model.card.files) == (card.image, card.files)
+    assert nodes(model.path("fp32")) == nodes(SHIPPED / "digits-tiny" / "1.0.0" / "fp32.onnx")
+    drawn, told = read_held_out_digits(tmp_path / HELD_OUT_FILE.name), read_held_out_digits()
+    assert (drawn.pixels == told.pixels).all()
+    assert (drawn.labels == told.labels).all()
+
+
+def nodes(graph: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(graph).graph.node]
