@@ -1,16 +1,35 @@
-"""The tokenizers library of Hugging Face, behind :class:`pipeline.runtime.session.TextCodec`."""
+"""The tokenizers library of Hugging Face, behind :class:`pipeline.runtime.session.TextCodec`.
+
+It is native code that nobody can interrupt, and a ``tokenizer.json`` may have it replace each character by many, over
+and over. So one that can make a text too much longer is refused by what it says, and by a trial one that is slow or
+gives too many tokens. What a single text does to a regular expression in it is not bounded.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
+from math import prod
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 
 from pipeline.errors import ModelError
 
-__all__ = ["HuggingFaceTokenizer", "open_tokenizer"]
+__all__ = ["HuggingFaceTokenizer", "open_tokenizer", "read_tokenizer"]
+
+# SentencePiece's own table of NFKC makes 18 characters of one; doubling six times is 64.
+MAX_GROWTH = 64
+# UTF-8 has 4 bytes at most, and no tokenizer has more tokens than bytes.
+MAX_TOKENS_PER_CHAR = 8
+TRIAL = 20 * 'Hello, {"world": [1.5, -20]}!\n\t Straße 你好 мир 😀 don\'t  ' + 2_000 * "a"
+TRIAL_SECONDS = 5.0
+"""A thousand times what it takes."""
 
 
 class HuggingFaceTokenizer:
@@ -45,7 +64,16 @@ class HuggingFaceTokenizer:
 
 
 def open_tokenizer(path: Path) -> HuggingFaceTokenizer:
-    """Load a ``tokenizer.json``. Raises ModelError when it is missing or damaged."""
+    """As :func:`read_tokenizer`, for serving."""
+    return HuggingFaceTokenizer(read_tokenizer(path))
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Load a ``tokenizer.json``, without what it says of cutting and padding.
+
+    Raises:
+        ModelError: it is missing or damaged, or makes too much of a text.
+    """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # The library raises bare Exception.
@@ -53,4 +81,56 @@ def open_tokenizer(path: Path) -> HuggingFaceTokenizer:
     # What is too long is refused by us, with its length; it must not be cut in silence.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return HuggingFaceTokenizer(tokenizer)
+    if (why := _too_much(tokenizer)) is not None:
+        raise ModelError(
+            f"{path}: the tokenizer cannot be served: {why}. Take it from where the model was trained, or mend it."
+        )
+    return tokenizer
+
+
+def _too_much(tokenizer: Tokenizer) -> str | None:
+    """What is wrong with it, if something is."""
+    growth = _growth(tokenizer.normalizer) * _growth(tokenizer.pre_tokenizer)
+    if max(growth, _growth(tokenizer.decoder)) > MAX_GROWTH:
+        return f"what it replaces can make a text more than {MAX_GROWTH} times as long"
+    tokens = list[int]()
+
+    def encode() -> None:
+        with suppress(Exception):  # It may not know these characters.
+            tokens.extend(tokenizer.encode(TRIAL).ids)
+
+    trial = Thread(target=encode, daemon=True, name="tokenizer-trial")
+    trial.start()
+    trial.join(TRIAL_SECONDS)
+    if trial.is_alive():
+        return f"{len(TRIAL):,} characters take it more than {TRIAL_SECONDS:g} s"
+    if len(tokens) > MAX_TOKENS_PER_CHAR * len(TRIAL):
+        return f"it makes {len(tokens):,} tokens of {len(TRIAL):,} characters"
+    return None
+
+
+def _growth(part: Any) -> float:
+    """How many times as long a normalizer, pre-tokenizer or decoder may make a text; an upper bound."""
+    return 1.0 if part is None else _growth_of(msgspec.json.decode(part.__getstate__()))
+
+
+def _growth_of(step: dict[str, Any]) -> float:
+    match step:
+        case {"type": "Sequence"}:
+            steps = next(value for value in step.values() if isinstance(value, list))
+            return prod(map(_growth_of, steps))
+        case {"type": "Replace", "pattern": {"String": str(found)}, "content": content} if found:
+            return max(1.0, len(content) / len(found))
+        case {"type": "Replace", "content": content}:  # a regular expression may also match between two characters
+            return 1.0 + len(content)
+        case {"type": "ByteLevel"}:
+            return 2.0
+        case {"type": "Precompiled", "precompiled_charsmap": table}:
+            return max(map(len, _replacements(base64.b64decode(table))))
+    return 1.0
+
+
+def _replacements(table: bytes) -> list[str]:
+    """Of SentencePiece's table: the bytes of a trie, the trie, and what it points to, each with a zero behind."""
+    start = 4 + int.from_bytes(table[:4], "little")
+    return table[start:].decode("utf-8", "replace").split("\0")

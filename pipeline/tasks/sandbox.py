@@ -280,7 +280,7 @@ def _weigh(value: Any) -> int:
         inner: list[Any] = []
         for one in level:
             total += getsizeof(one)
-            if isinstance(one, range | MappingView):
+            if isinstance(one, MappingView):
                 total += ITEM_BYTES * len(one)
             if isinstance(one, list | tuple | dict | MappingView):
                 inner.extend(cast(Iterable[Any], one))

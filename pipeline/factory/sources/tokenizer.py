@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import ModelError
 from pipeline.factory.family import Source, Workbench
+from pipeline.runtime.huggingface import read_tokenizer
 
 __all__ = ["TOKENIZER", "check_token_id", "check_token_ids", "copy_tokenizer"]
 
@@ -22,7 +23,7 @@ def copy_tokenizer(source: Source, bench: Workbench, beside: Path) -> Tokenizer:
     Its bytes are kept. What they say of cutting and padding is left unheeded, here as when it is served.
 
     Raises:
-        ModelError: there is no ``tokenizer.json``, or it is damaged.
+        ModelError: there is no ``tokenizer.json``, it is damaged, or makes too much of a text.
     """
     path = source.hints.tokenizer or beside / TOKENIZER
     if not path.is_file():
@@ -30,13 +31,8 @@ def copy_tokenizer(source: Source, bench: Workbench, beside: Path) -> Tokenizer:
             f"{source.origin}: there is no {path}. Give the model's tokenizer.json with --tokenizer; where it has one "
             "of another form, have transformers write it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        shutil.copyfile(path, bench.folder / TOKENIZER)
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{source.origin}: the tokenizer {path} cannot be read: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = read_tokenizer(path)
+    shutil.copyfile(path, bench.folder / TOKENIZER)
     return tokenizer
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.tasks import sandbox
 from pipeline.tasks.sandbox import BoundError, compile_template

@@ -86,6 +86,16 @@ def test_a_folder_without_a_tokenizer_is_told_how_to_get_one(tmp_path: Path) -> 
         read(tmp_path)
 
 
+def test_a_tokenizer_that_can_make_a_text_explode_is_refused_when_the_model_is_built(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    doubling = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    exploding = {"type": "Sequence", "normalizers": [doubling] * 60}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"normalizer": exploding}))
+    with pytest.raises(ModelError, match=r"tokenizer\.json.* more than 64 times as long"):
+        read(tmp_path)
+
+
 def test_the_tokenizer_of_a_larger_model_is_refused(tmp_path: Path) -> None:
     save_tokenizer(tmp_path)
     small = DecoderSpec(
