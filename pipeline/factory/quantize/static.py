@@ -25,6 +25,7 @@ from pipeline.factory.quantize.qdq import U8S8, Scheme, write_qdq
 from pipeline.factory.quantize.ranges import Histogram, Probe, Range, narrowed, opset, with_probes
 from pipeline.factory.quantize.smooth import largest_inputs, smooth, smoothed_inputs
 from pipeline.factory.quantize.weights import QuantizedWeights, input_products, rounded_layers
+from pipeline.models.outside import places_of_weights
 
 __all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
@@ -144,10 +145,15 @@ def input_means(full: onnx.ModelProto, batches: Sequence[Feeds]) -> dict[str, np
 def simplified(source: Path) -> onnx.ModelProto:
     """The graph after ONNX Runtime's basic rewriting: constants folded, batch norms in their convolutions.
 
-    Every node has a name. Raises ModelError.
+    Every node has a name. Raises ModelError, also for one too large to be whole in a file.
     """
     import onnxruntime
 
+    if places_of_weights(source):
+        raise ModelError(
+            f"{source}: static INT8 is made of a graph with its weights inside, and those of this one, being over "
+            "1.9 GB, stand beside it. Make int8-weights or fp16 of it."
+        )
     with tempfile.TemporaryDirectory() as scratch:
         options = _options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
