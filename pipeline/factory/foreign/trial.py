@@ -43,14 +43,15 @@ def compare_rows(graph: Path, feeds: Mapping[str, npt.NDArray[Any]], output: str
             f"{where}: its graph does not load: a shape, a type or an operator in it is not as ONNX Runtime wants it. "
             f"Export it anew. ONNX Runtime says: {said}"
         ) from error
-    count = len(next(iter(feeds.values())))
+    shape = next(iter(feeds.values())).shape
+    count = shape[0]
     try:
         together = session.run(feeds)[output]
         alone = [session.run({name: rows[[i]] for name, rows in feeds.items()})[output] for i in range(count)]
     except SessionError as error:
         raise ModelError(
-            f"{where}: it does not run with {count} rows and with 1. Export it with dynamic axes, and check that it "
-            f"takes every input of its task. ONNX Runtime says: {error}"
+            f"{where}: it does not run with inputs {list(shape)} and with one row of them. Export it with dynamic "
+            f"axes, and check that it takes every input of its task. ONNX Runtime says: {error}"
         ) from error
     if (
         together.ndim != 2

@@ -54,10 +54,17 @@ def classifier(path: Path, *, shape: tuple[int | str, ...] = ("N", 3, 4, 4), sof
 
 
 def encoder(
-    path: Path, *, output: str = "sentence_embedding", types: bool = True, kind: int = TensorProto.INT64, rank: int = 2
+    path: Path,
+    *,
+    output: str = "sentence_embedding",
+    types: bool = True,
+    kind: int = TensorProto.INT64,
+    rank: int = 2,
+    length: int = -1,
 ) -> Path:
-    """The sum of the tokens' vectors under the mask."""
-    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["vectors"])]
+    """The sum of the tokens' vectors under the mask; ``length`` is one that is fixed inside."""
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["found"])]
+    nodes += [helper.make_node("Reshape", ["found", "inside"], ["vectors"])]
     nodes += [helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT)]
     nodes += [helper.make_node("Unsqueeze", ["mask", "last"], ["column"])]
     nodes += [helper.make_node("Mul", ["vectors", "column"], ["kept"])]
@@ -75,7 +82,7 @@ def encoder(
     return save(
         path, nodes, [value(name, ["N", "S"], kind) for name in inputs], [value(output, free[rank - 2])],
         table=RNG.normal(size=(8, 3)).astype(np.float32), types=np.array([[0, 0, 0], [9, 9, 9]], np.float32),
-        last=np.array([2]), middle=np.array([1]),
+        last=np.array([2]), middle=np.array([1]), inside=np.array([0, length, 3]),
     )  # fmt: skip
 
 
@@ -228,6 +235,11 @@ def test_a_batch_that_is_fixed_inside_is_refused(make: Build, tmp_path: Path, la
         flat=np.array([1, 48]), w=np.ones((48, 5), np.float32),
     )  # fmt: skip
     assert "Export it with dynamic axes" in refusal(make, graph, Hints(labels=labels, mean=(0.5,), std=(0.1,)))
+
+
+def test_a_length_that_is_fixed_inside_is_refused(make: Build, tmp_path: Path) -> None:
+    tokenizer(tmp_path)
+    assert "it does not run with inputs [3, 24] " in refusal(make, encoder(tmp_path / "e.onnx", length=16))
 
 
 @pytest.mark.parametrize("types", [True, False])
@@ -407,5 +419,5 @@ def test_a_graph_that_does_not_run_is_told_in_words_and_then_in_onnx_runtimes_ow
         places=np.array([0, 1, 9]),
     )  # fmt: skip
     said = refusal(make, graph, SCALING)
-    assert said.startswith(f"{graph}: it does not run with 3 rows and with 1. ")
+    assert said.startswith(f"{graph}: it does not run with inputs [3, 4, 4, 3] and with one row of them. ")
     assert ". ONNX Runtime says: [ONNXRuntimeError] : 2 : INVALID_ARGUMENT : " in said
