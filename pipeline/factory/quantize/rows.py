@@ -28,7 +28,9 @@ from pipeline.factory.quantize.weight_only import quantize_weights
 __all__ = ["METHOD", "quantize_channels", "quantize_rows"]
 
 METHOD = "weights INT8 per channel (7 bits), activations INT8 per row"
-LARGEST_WEIGHT, LARGEST_ACTIVATION, ZERO_POINT = 63, 127, 128
+LARGEST_WEIGHT, ZERO_POINT = 63, 128
+STEP = np.float32(1 / 127)
+"""Of a quantized activation, as a share of the largest in its row."""
 # A largest weight that is cut off a little leaves finer steps to the others.
 CUTS = (1.0, 0.95, 0.9, 0.85, 0.8)
 # From this version of ONNX on the axes are an input.
@@ -103,27 +105,25 @@ class _Writer:
             values, found = quantize_channels(rows)
             self._add(weight, values.T)
             self._add(scales, found)
-        x, row_scales = self._quantize(layer.input)
-        one, zeros = self._scalar("one", np.float32(1)), (self._scalar("u8", np.uint8(ZERO_POINT)),)
-        inputs = [x, weight, one, scales, *zeros, self._scalar("s8", np.int8(0))]
-        product = self._node("MatMulIntegerToFloat", inputs, f"{node.output[0]}.integers", domain=CONTRIB)
+        x, largest = self._quantize(layer.input)
+        step, zeros = self._scalar("step", STEP), (self._scalar("u8", np.uint8(ZERO_POINT)),)
+        inputs = [x, weight, step, scales, *zeros, self._scalar("s8", np.int8(0))]
+        product = self._node("MatMulIntegerToFloat", inputs, f"{node.output[0]}.shares", domain=CONTRIB)
         if layer.bias is None:
-            self._node("Mul", [product, row_scales], node.output[0])
+            self._node("Mul", [product, largest], node.output[0])
         else:
-            self._node(
-                "Add", [self._node("Mul", [product, row_scales], f"{product}.scaled"), layer.bias], node.output[0]
-            )
+            self._node("Add", [self._node("Mul", [product, largest], f"{product}.scaled"), layer.bias], node.output[0])
 
     def _quantize(self, x: str) -> tuple[str, str]:
-        """``x`` [..., in] as uint8, and the scale of each row [..., 1]."""
+        """``x`` [..., in] as uint8 shares of the largest value of each row, and that value [..., 1].
+
+        A row of zeros is 0 / 0, which becomes any integer; the product of it is multiplied by 0.
+        """
         if x not in self._quantized:
             largest = self._largest(self._node("Abs", [x], f"{x}.abs"), f"{x}.largest")
-            step = self._scalar("step", np.float32(1 / LARGEST_ACTIVATION))
-            tiny = self._scalar("tiny", np.finfo(np.float32).tiny)
-            scale = self._node("Max", [self._node("Mul", [largest, step], f"{x}.step"), tiny], f"{x}.row_scale")
-            steps = self._node("Div", [x, scale], f"{x}.steps")
-            inputs = [steps, self._scalar("one", np.float32(1)), self._scalar("u8", np.uint8(ZERO_POINT))]
-            self._quantized[x] = self._node("QuantizeLinear", inputs, f"{x}.uint8"), scale
+            shares = self._node("Div", [x, largest], f"{x}.shares")
+            inputs = [shares, self._scalar("step", STEP), self._scalar("u8", np.uint8(ZERO_POINT))]
+            self._quantized[x] = self._node("QuantizeLinear", inputs, f"{x}.uint8"), largest
         return self._quantized[x]
 
     def _largest(self, x: str, output: str) -> str:

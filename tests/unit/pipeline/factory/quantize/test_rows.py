@@ -78,3 +78,22 @@ def test_a_bias_of_a_gemm_is_kept_in_graphs_old_and_new(tmp_path: Path, opset: i
     got = open_session(tmp_path / "one.onnx", SETTINGS).run({"x": x})["y"]
     np.testing.assert_allclose(got, x @ weight + bias, atol=0.6)
     np.testing.assert_allclose(got[2], bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [7, 64, 129])
+@pytest.mark.parametrize("count", [1, 3, 33])
+def test_a_row_of_zeros_is_zeros_wherever_it_stands(tmp_path: Path, width: int, count: int) -> None:
+    """Its largest value is 0, and 0 / 0 no number: any integer is multiplied by 0."""
+    text = f'<ir_version: 10, opset_import: ["" : 21]> one (float[N, S, {width}] x, float[{width}, 40] w) '
+    model = onnx.parser.parse_model(text + "=> (float[N, S, 40] y) { y = MatMul (x, w) }")
+    model.graph.node[0].name = "product"
+    rng = np.random.default_rng(5)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(0, 1, (width, 40)).astype(np.float32), "w"))
+    del model.graph.input[1:]
+    onnx.save(quantize_rows(model), tmp_path / "one.onnx")
+    session, x = open_session(tmp_path / "one.onnx", SETTINGS), rng.normal(0, 1, (2, count, width)).astype(np.float32)
+    others = session.run({"x": x})["y"]
+    for place in range(count):
+        zeroed, expected = x.copy(), others.copy()
+        zeroed[1, place] = expected[1, place] = 0
+        np.testing.assert_array_equal(session.run({"x": zeroed})["y"], expected)
