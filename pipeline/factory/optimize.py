@@ -23,6 +23,7 @@ from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.measure import Bench, costs, figures_of
 from pipeline.factory.gates.text import read_rows
 from pipeline.factory.progress import Progress
+from pipeline.factory.quantize.cache import cache_type
 from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths, observe
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
@@ -188,6 +189,7 @@ def _written(variant: VariantName, draft: Draft, model: ServedModel) -> ServedMo
         parts={role: GraphFile(file=file, sha256=digests[role]) for role, file in files.items() if role != MAIN},
         providers=providers_of(variant),
         method=draft.method,
+        cache=cache_type(draft.graphs[MAIN]),
     )
     return replace(model, card=replace(model.card, variants=model.card.variants | {variant: made}))
 

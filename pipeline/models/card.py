@@ -39,7 +39,8 @@ Contract of the graphs (``N`` is the batch and ``S`` the padded length, free in 
     in ``total_sequence_length`` int32 scalar: the largest of ``seqlens_k`` plus 1;
     in ``logits_at`` int64 [N]: the position in ``S`` whose logits are wanted;
     in ``past_key_<i>``, ``past_value_<i>`` [N, kv_heads, max_length, head_size], bound to the same buffers as the
-    outputs ``present_key_<i>``, ``present_value_<i>`` for each layer ``i``;
+    outputs ``present_key_<i>``, ``present_value_<i>`` for each layer ``i``: float32, float16, or int8 with the scales
+    among the graph's constants, whose bytes are copied from slot to slot as they are;
     out ``logits`` float32 [N, vocabulary].
     ``S`` above 1 with a non-empty cache requires ``N`` = 1 (chunked prefill of one slot); decoding has ``S`` = 1.
 
@@ -62,6 +63,7 @@ from schemas.messages import Task
 __all__ = [
     "NAME",
     "VARIANTS",
+    "CacheType",
     "DetectionSpec",
     "EncoderSpec",
     "GraphFile",
@@ -78,6 +80,7 @@ __all__ = [
     "precision_of",
 ]
 
+CacheType = Literal["float32", "float16", "int8"]
 Precision = Literal["int8", "fp16", "fp32"]
 Provider = Literal["cpu", "cuda", "tensorrt"]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -107,6 +110,7 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             A graph whose weights are in a file beside it names that too, as ``<role>-data`` or ``data``.
         providers: where it is meant to run.
         method: how the weights were made, such as ``static QDQ U8S8 per channel``.
+        cache: what the KV cache of a decoder holds; ``None`` is float16 in ``fp16`` and float32 otherwise.
         measured: figures measured against FP32 when the variant was admitted, such as ``top1_agreement``.
     """
 
@@ -115,6 +119,7 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parts: dict[str, GraphFile] = {}
     providers: tuple[Provider, ...] = ("cpu", "cuda")
     method: str = ""
+    cache: CacheType | None = None
     measured: dict[str, float] = {}
 
     @property

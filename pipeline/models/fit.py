@@ -6,8 +6,8 @@ What is needed is estimated from the card and the sizes of its files:
   which it packs anew (measured, as the most while it loads; 1.1 and 1.5 times when the weights are in a file beside the
   graph). Counted here are 1.5 and 2.5, and 1.5 for weights beside the graph.
 - On a GPU the weights are there once.
-- The KV cache is 2 x layers x (slots + 1) x kv_heads x max_length x head_size numbers, in float16 for ``fp16`` and in
-  float32 otherwise; the slot more is the probes'. It counts in full, although a CPU's pages are taken only when used.
+- The KV cache is 2 x layers x (slots + 1) x kv_heads x max_length x head_size numbers, of 4 bytes in float32, 2 in
+  float16 and 1 in int8; the slot more is the probes'. It counts in full, though a CPU's pages are taken only when used.
 - And a margin for what a run needs: activations, libraries, the CUDA context.
 """
 
@@ -19,7 +19,7 @@ from typing import Literal
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard, VariantName, precision_of
+from pipeline.models.card import CacheType, ModelCard, VariantName, precision_of
 from pipeline.models.device import find_device
 from pipeline.runtime.cuda import free_gpu_bytes
 from pipeline.runtime.memory import available_bytes
@@ -28,6 +28,7 @@ from pipeline.settings import BatchingSettings, RuntimeSettings
 __all__ = ["Need", "check_fit", "estimate_need", "free_bytes", "runs_on"]
 
 MIB = 1024 * 1024
+NUMBER_BYTES: dict[CacheType, int] = {"float32": 4, "float16": 2, "int8": 1}
 PLAIN, PACKED = 1.5, 2.5
 CPU_MARGIN_BYTES, GPU_MARGIN_BYTES = 64 * MIB, 512 * MIB
 
@@ -63,8 +64,9 @@ def estimate_need(
 
 
 def runs_on(card: ModelCard, variant: VariantName, settings: RuntimeSettings) -> Literal["cpu", "cuda"]:
-    """Where ``variant`` goes: a decoder with a float32 cache stays off the GPU."""
-    return "cpu" if card.text is not None and precision_of(variant) != "fp16" else find_device(settings).provider
+    """Where ``variant`` goes: a decoder stays off the GPU unless its cache is float16."""
+    on_cpu = card.text is not None and _cache_type(card, variant) != "float16"
+    return "cpu" if on_cpu else find_device(settings).provider
 
 
 def free_bytes(provider: Literal["cpu", "cuda"]) -> int | None:
@@ -99,7 +101,11 @@ def _cache_bytes(card: ModelCard, variant: VariantName, batching: BatchingSettin
     if text is None:
         return 0
     numbers = 2 * text.layers * (batching.max_slots + 1) * text.kv_heads * text.head_size
-    return numbers * min(batching.max_length, text.max_length) * (2 if precision_of(variant) == "fp16" else 4)
+    return numbers * min(batching.max_length, text.max_length) * NUMBER_BYTES[_cache_type(card, variant)]
+
+
+def _cache_type(card: ModelCard, variant: VariantName) -> CacheType:
+    return card.variants[variant].cache or ("float16" if precision_of(variant) == "fp16" else "float32")
 
 
 def _size(file: Path) -> int:

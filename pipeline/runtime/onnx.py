@@ -31,7 +31,8 @@ from pipeline.settings import RuntimeSettings
 __all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
 
 LOG = logging.getLogger(__name__)
-DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+CACHES: dict[str, type[np.generic]] = {**FLOATS, "tensor(int8)": np.int8}
 KEPT_BINDINGS = 64
 IMAGE = "image_embeds"
 Device = Literal["cpu", "cuda"]
@@ -64,8 +65,8 @@ class OnnxBackend:
         """Load a decoder and make its cache. Raises ModelError."""
         settings = self._settings_for(path)
         session, device = _load(path, settings, fixed_shapes=False)
-        if device == "cuda" and _cache_type(session) == np.float32:
-            session, device = _load(path, _on_cpu(path, settings), fixed_shapes=False)
+        if device == "cuda" and (cache := _cache_type(session)) != np.float16:
+            session, device = _load(path, _on_cpu(path, settings, cache), fixed_shapes=False)
         self._devices[path] = device
         return OnnxDecoder(session, device, layout)
 
@@ -115,10 +116,10 @@ class OnnxDecoder:
             raise ModelError(f"the graph has no input {missing[0]}; the card says {layout.layers} layers.")
         self._cache = _make_cache(names, layout, _cache_type(session), provider)
         logits = next(node for node in session.get_outputs() if node.name == "logits")
-        self._logits = np.empty((layout.slots, layout.vocabulary), DTYPES[logits.type])
+        self._logits = np.empty((layout.slots, layout.vocabulary), FLOATS[logits.type])
         self._bindings: OrderedDict[tuple[int, int], Any] = OrderedDict()
         image = next((node for node in session.get_inputs() if node.name == IMAGE), None)
-        self._image = None if image is None else (int(image.shape[-1]), DTYPES[image.type])
+        self._image = None if image is None else (int(image.shape[-1]), FLOATS[image.type])
 
     def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
         """Append tokens to slots and predict what follows; see :class:`pipeline.runtime.session.DecoderSession`."""
@@ -195,13 +196,13 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _cache_type(session: Any) -> type[np.floating[Any]]:
-    return next((DTYPES[node.type] for node in session.get_inputs() if node.name.startswith("past_")), np.float32)
+def _cache_type(session: Any) -> type[np.generic]:
+    return next((CACHES[node.type] for node in session.get_inputs() if node.name.startswith("past_")), np.float32)
 
 
-def _on_cpu(path: Path, settings: RuntimeSettings) -> RuntimeSettings:
+def _on_cpu(path: Path, settings: RuntimeSettings, cache: type[np.generic]) -> RuntimeSettings:
     """ONNX Runtime's GroupQueryAttention has no float32 kernel for CUDA, and mixing devices spoils the shared cache."""
-    message = f"{path}: a decoder with a float32 cache runs on the CPU alone."
+    message = f"{path}: a decoder whose cache is {cache.__name__} runs on the CPU alone."
     if settings.provider == "cuda":
         raise ModelError(f"{message} Set runtime.provider to auto or cpu.")
     LOG.warning("%s Going on with the CPU.", message)

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from pipeline.errors import ModelError
 from pipeline.factory.progress import Progress
+from pipeline.factory.quantize import cache as decoder_cache
 from pipeline.factory.quantize import float16, weight_only
 from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.calibration import MAIN
@@ -96,15 +97,20 @@ def _int8(material: Material) -> Iterator[Draft]:
 
 
 def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draft]:
-    """A decoder's main graph, from the fastest to the most exact, or that one alone."""
+    """A decoder's main graph, from the fastest to the most exact, or that one alone.
+
+    With samples, all but the most exact one have channels evened out, and a cache in INT8.
+    """
     path, feeds = material.graphs[MAIN], material.feeds.get(MAIN)
-    maxima = channel_maxima(path, feeds) if feeds and not exact_alone else {}
+    maxima = channel_maxima(path, feeds) if feeds and not exact_alone else None
     for method, make in _DECODERS[-1:] if exact_alone else _DECODERS:
         model = _loaded(path)
-        if maxima and make is not weight_only.quantize_weights:  # blocks are small enough for channels that stand out
-            model = smooth(model, maxima, SMOOTHING)
-            method = f"{method}, channels evened out behind norms"
-        yield Draft(method=method, graphs={MAIN: make(model)})
+        if maxima is None or make is weight_only.quantize_weights:  # channels that stand out do no harm in its blocks
+            yield Draft(method=method, graphs={MAIN: make(model)})
+            continue
+        made = decoder_cache.quantize_cache(make(smooth(model, maxima.behind_norms, SMOOTHING)), maxima.cached)
+        method = f"{method}, channels evened out behind norms, {decoder_cache.METHOD}"
+        yield Draft(method=method, graphs={MAIN: made})
 
 
 def _rows(least_widening: float) -> Callable[[onnx.ModelProto], onnx.ModelProto]:

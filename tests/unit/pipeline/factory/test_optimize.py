@@ -19,10 +19,12 @@ from pipeline.factory.gates.speed import memory_megabytes
 from pipeline.factory.optimize import optimize
 from pipeline.factory.samples import Sample
 from pipeline.factory.trial import open_variants
-from pipeline.models.card import Variant
+from pipeline.models.card import Variant, VariantName
 from pipeline.models.cardfile import read_card, sha256_of, write_card
+from pipeline.models.fit import estimate_need
 from pipeline.models.store import ServedModel
 from pipeline.runtime.session import SessionError
+from pipeline.settings import BatchingSettings
 from tests.unit.pipeline.factory.families import test_gpt2
 from tests.unit.pipeline.factory.families.decoders import bench_of, save_model, source_of
 from tests.unit.pipeline.factory.tiny_models import conv_classifier, mlp_classifier, pictures, settings_for
@@ -94,11 +96,7 @@ def test_the_files_of_the_version_that_is_served_are_not_written_over(tmp_path: 
     assert {file.name: sha256_of(file) for file in kept.iterdir()} == before
 
 
-def test_a_decoder_whose_weights_are_beside_its_graph_is_optimized_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As those of more than 1.9 GB are; onnx reads no weights from a file that has a second name."""
-    monkeypatch.setattr(write_fp32, "__defaults__", (0,))
+def optimized_gpt2(tmp_path: Path, *variants: VariantName) -> ServedModel:
     source, bench = source_of(save_model(test_gpt2.tiny(), tmp_path)), bench_of(tmp_path)
     card = FAMILY.build(source, bench)
     write_card(card, bench.folder)
@@ -108,15 +106,37 @@ def test_a_decoder_whose_weights_are_beside_its_graph_is_optimized_too(
     samples = [Sample(text=f"the text number {number}") for number in range(4)]
     made = optimize(
         ServedModel(card=card, folder=folder),
-        variants=("int8-weights",),
+        variants=variants,
         calibration=samples,
         evaluation=samples,
         gate=Gate(at_least={"top1_agreement": 0.0}),
         settings=settings_for(tmp_path / "store"),
     )
-    assert set(made.variants) == {"fp32", "int8-weights"}
-    for variant in made.variants:
-        ServedModel(card=made, folder=folder).verify(variant)
+    return ServedModel(card=made, folder=folder)
+
+
+def test_a_decoder_whose_weights_are_beside_its_graph_is_optimized_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of more than 1.9 GB are; onnx reads no weights from a file that has a second name."""
+    monkeypatch.setattr(write_fp32, "__defaults__", (0,))
+    made = optimized_gpt2(tmp_path, "int8-weights")
+    assert set(made.card.variants) == {"fp32", "int8-weights"}
+    for variant in made.card.variants:
+        made.verify(variant)
+
+
+def test_the_card_says_what_the_cache_of_each_variant_holds_and_its_need_follows(tmp_path: Path) -> None:
+    made = optimized_gpt2(tmp_path, "int8", "int8-weights", "fp16")
+    kept = read_card(made.folder)
+    assert {name: variant.cache for name, variant in kept.variants.items()} == {
+        "fp32": None,
+        "int8": "int8",
+        "int8-weights": "float32",
+        "fp16": "float16",
+    }
+    needs = [estimate_need(kept, made.folder, name, "cpu", BatchingSettings()).cache for name in kept.variants]
+    assert [needs[0] / need for need in needs] == [1, 4, 1, 2]
 
 
 def test_the_memory_of_a_session_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:

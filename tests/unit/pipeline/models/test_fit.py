@@ -30,15 +30,17 @@ def test_weights_count_with_every_part(tmp_path: Path) -> None:
     assert estimate_need(card, tmp_path, "int8", "cuda", BATCHING).total == (6 + 512) * MIB
 
 
-def test_the_cache_is_keys_and_values_of_every_slot_and_half_as_much_in_fp16(tmp_path: Path) -> None:
+def test_the_cache_is_keys_and_values_of_every_slot_and_half_as_much_in_fp16_a_quarter_in_int8(tmp_path: Path) -> None:
     model = fake_generator(tmp_path, max_length=512)
     assert model.card.text is not None
     text = replace(model.card.text, layers=8, kv_heads=4, head_size=64)
     variant = Variant(file="x.onnx", sha256="0" * 64)
-    card = replace(model.card, text=text, variants={"int8": variant, "fp16": variant})
+    variants = {"int8": variant, "fp16": variant, "int8-weights": replace(variant, cache="int8")}
+    card = replace(model.card, text=text, variants=variants)
     expected = 2 * 8 * (15 + 1) * 4 * 512 * 64 * 4
     assert estimate_need(card, tmp_path, "int8", "cpu", BATCHING).cache == expected
     assert estimate_need(card, tmp_path, "fp16", "cpu", BATCHING).cache == expected // 2
+    assert estimate_need(card, tmp_path, "int8-weights", "cpu", BATCHING).cache == expected // 4
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers_and_what_to_do(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from pipeline.engine import Engine
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.graph import DecoderSpec, build_decoder
 from pipeline.factory.decoders.spec import weight_shapes
+from pipeline.factory.quantize.cache import quantize_cache
+from pipeline.factory.quantize.rows import quantize_rows
 from pipeline.factory.quantize.weight_only import quantize_weights
 from pipeline.models.card import ImageSpec, ModelCard, TextSpec, Variant
 from pipeline.models.store import SHIPPED, ServedModel
@@ -81,7 +84,13 @@ def decoder(folder: Path, shape: Any = "llama", precision: Any = "int8") -> Path
     }
     path = folder / f"{shape}-{precision}.onnx"
     full = build_decoder(spec, weights)
-    onnx.save(quantize_weights(full) if precision == "int8" else full, path)
+    largest = np.full((kv_heads, 16), 20, np.float32)
+    maxima = {f"present_{part}_{layer}": largest for part in ("key", "value") for layer in range(LAYERS)}
+    if precision == "int8":
+        full = quantize_weights(full)
+    elif precision == "cache":
+        full = quantize_cache(quantize_rows(full), maxima)
+    onnx.save(full, path)
     return path
 
 
@@ -153,7 +162,7 @@ def image_model(folder: Path) -> ServedModel:
     return served(folder, "image-classification", classifier(folder), image=spec)
 
 
-def text_model(folder: Path, shape: Any = "llama") -> ServedModel:
+def text_model(folder: Path, shape: Any = "llama", precision: Any = "int8") -> ServedModel:
     tokenizer(folder)
     spec = TextSpec(
         tokenizer="tokenizer.json",
@@ -164,7 +173,7 @@ def text_model(folder: Path, shape: Any = "llama") -> ServedModel:
         max_length=LENGTH,
         eos_token_ids=(257,),
     )
-    return served(folder, "text-generation", decoder(folder, shape), text=spec)
+    return served(folder, "text-generation", decoder(folder, shape, precision), text=spec)
 
 
 @pytest.fixture(params=["fake", "onnx"])
@@ -172,7 +181,7 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Session:
     return FakeSession(4) if request.param == "fake" else open_session(classifier(tmp_path), CPU)
 
 
-@pytest.fixture(params=["fake", "llama-int8", "llama-fp32", "half-cpu", "half-cuda"])
+@pytest.fixture(params=["fake", "llama-int8", "llama-fp32", "llama-cache", "gpt2-cache", "half-cpu", "half-cuda"])
 def cached(request: pytest.FixtureRequest, tmp_path: Path) -> DecoderSession:
     if request.param == "fake":
         return FakeDecoder(LAYOUT)
@@ -182,7 +191,9 @@ def cached(request: pytest.FixtureRequest, tmp_path: Path) -> DecoderSession:
         layout = CacheLayout(layers=1, slots=5, kv_heads=2, max_length=LENGTH, head_size=16, vocabulary=VOCABULARY)
         device = RuntimeSettings(provider=request.param.removeprefix("half-"))
         return OnnxBackend(device).open_decoder(half_decoder(tmp_path), layout)
-    return OnnxBackend(CPU).open_decoder(decoder(tmp_path, *request.param.split("-")), LAYOUT)
+    shape, precision = request.param.split("-")
+    layout = replace(LAYOUT, kv_heads=2 if shape == "llama" else 4)
+    return OnnxBackend(CPU).open_decoder(decoder(tmp_path, shape, precision), layout)
 
 
 def test_a_session_gives_one_row_for_each_image(session: Session) -> None:
@@ -441,11 +452,21 @@ def test_a_gpu_that_is_lost_to_the_process_fails_the_engine_and_blames_no_record
     assert "illegal memory access" in ended.stdout
 
 
-@pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
-def test_a_float32_cache_is_kept_off_the_gpu(tmp_path: Path) -> None:
-    assert OnnxBackend(RuntimeSettings(provider="auto")).open_decoder(decoder(tmp_path), LAYOUT).provider == "cpu"
-    with pytest.raises(ModelError, match=r"runs on the CPU alone. Set runtime.provider to auto"):
-        OnnxBackend(RuntimeSettings(provider="cuda")).open_decoder(decoder(tmp_path), LAYOUT)
+@pytest.mark.usefixtures("gpu_that_fails")
+@pytest.mark.parametrize("precision", ["int8", "cache"])
+def test_a_cache_that_is_not_float16_is_kept_off_the_gpu(tmp_path: Path, precision: str) -> None:
+    path = decoder(tmp_path, precision=precision)
+    assert OnnxBackend(RuntimeSettings(provider="auto")).open_decoder(path, LAYOUT).provider == "cpu"
+
+
+@pytest.mark.usefixtures("gpu_that_fails")
+@pytest.mark.parametrize(("precision", "cache"), [("int8", "float32"), ("cache", "int8")])
+def test_a_gpu_that_is_insisted_on_is_refused_to_a_cache_that_is_not_float16(
+    tmp_path: Path, precision: str, cache: str
+) -> None:
+    path = decoder(tmp_path, precision=precision)
+    with pytest.raises(ModelError, match=f"cache is {cache} runs on the CPU alone. Set runtime.provider to auto"):
+        OnnxBackend(RuntimeSettings(provider="cuda")).open_decoder(path, LAYOUT)
 
 
 @pytest.mark.skipif(gpu_count() == 0, reason="no NVIDIA GPU here")
@@ -480,10 +501,10 @@ async def test_the_engine_classifies_images_with_onnx_runtime(tmp_path: Path) ->
         assert [label.score for label in outcome.output.labels] == [0.25] * 4
 
 
-def reference(folder: Path, prompt: str, count: int) -> list[int]:
+def reference(folder: Path, file: str, prompt: str, count: int) -> list[int]:
     """Greedy decoding of one prompt alone, step by step."""
     backend = OnnxBackend(CPU)
-    session = backend.open_decoder(decoder(folder), LAYOUT)
+    session = backend.open_decoder(folder / file, LAYOUT)
     tokens = backend.open_tokenizer(folder / "tokenizer.json").encode(prompt)
     logits = read(session, 0, tokens)
     for _ in range(count - 1):
@@ -492,8 +513,10 @@ def reference(folder: Path, prompt: str, count: int) -> list[int]:
     return [*tokens, int(logits.argmax())][-count:]
 
 
-async def test_continuous_batching_says_what_each_prompt_alone_would_get(tmp_path: Path) -> None:
-    model = text_model(tmp_path)
+@pytest.mark.parametrize("precision", ["int8", "cache"])
+async def test_continuous_batching_says_what_each_prompt_alone_would_get(tmp_path: Path, precision: str) -> None:
+    """Sequences end at different times, so those that go on are moved between slots."""
+    model = text_model(tmp_path, precision=precision)
     prompts = [chr(97 + i) * (1 + i * 5 % 30) for i in range(12)]
     outcomes = await serve(
         model,
@@ -503,15 +526,16 @@ async def test_continuous_batching_says_what_each_prompt_alone_would_get(tmp_pat
     codec = OnnxBackend(CPU).open_tokenizer(tmp_path / "tokenizer.json")
     for i, (prompt, outcome) in enumerate(zip(prompts, outcomes, strict=True)):
         assert isinstance(outcome.output, TextOutput)
-        tokens = reference(tmp_path, prompt, 2 + i % 9)
+        tokens = reference(tmp_path, f"llama-{precision}.onnx", prompt, 2 + i % 9)
         tokens = tokens[: tokens.index(257)] if 257 in tokens else tokens
         assert outcome.output.text == codec.decode(tokens)
     assert max(outcome.batch_size for outcome in outcomes) > 1
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
-async def test_sampled_answers_do_not_depend_on_batch_mates(tmp_path: Path, shape: str) -> None:
-    model = text_model(tmp_path, shape)
+@pytest.mark.parametrize("precision", ["int8", "cache"])
+async def test_sampled_answers_do_not_depend_on_batch_mates(tmp_path: Path, shape: str, precision: str) -> None:
+    model = text_model(tmp_path, shape, precision)
     requests = [text_request(chr(97 + i) * (3 + i), max_tokens=12, temperature=1.0, top_p=0.9) for i in range(8)]
     crowd = await serve(model, lambda engine: [engine.submit(request) for request in requests])
     alone = await serve(

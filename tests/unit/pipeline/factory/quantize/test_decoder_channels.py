@@ -11,14 +11,15 @@ import pytest
 
 from pipeline.factory.decoders.graph import build_decoder
 from pipeline.factory.decoders.spec import DecoderSpec, weight_shapes
+from pipeline.factory.quantize.cache import cache_type
 from pipeline.factory.quantize.calibration import MAIN
 from pipeline.factory.quantize.decoder_channels import SMOOTHING, channel_maxima, decoder_feeds
 from pipeline.factory.quantize.rows import quantize_rows
 from pipeline.factory.quantize.smooth import smooth
 from pipeline.factory.quantize.variants import Material, drafts
 from pipeline.models.card import TextSpec
-from pipeline.runtime.onnx import open_session
-from pipeline.runtime.session import Floats
+from pipeline.runtime.onnx import OnnxBackend, open_session
+from pipeline.runtime.session import CacheLayout, Floats
 from pipeline.settings import RuntimeSettings
 
 TEXT = TextSpec(
@@ -46,8 +47,10 @@ def save_fp32(folder: Path, shape: Any, data: bool = False) -> Path:
 
 def logits(model: onnx.ModelProto, folder: Path) -> Floats:
     onnx.save(model, folder / "tried.onnx")
-    session = open_session(folder / "tried.onnx", RuntimeSettings(provider="cpu", threads=1))
-    return np.concatenate([session.run(feed)["logits"] for feed in decoder_feeds(IDS, LENGTHS, TEXT)])
+    layout = CacheLayout.of(TEXT, slots=1, max_length=TEXT.max_length)
+    decoder = OnnxBackend(RuntimeSettings(provider="cpu", threads=1)).open_decoder(folder / "tried.onnx", layout)
+    rows = (ids[None, :length] for ids, length in zip(IDS, LENGTHS, strict=True))
+    return np.concatenate([decoder.step(0, row, np.zeros(1, np.int64)).copy() for row in rows])
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])
@@ -57,8 +60,8 @@ def test_fp32_stays_the_same_and_int8_comes_nearer(tmp_path: Path, shape: str, d
     model = onnx.load(path)
     full, plain = logits(model, tmp_path), logits(quantize_rows(model), tmp_path)
     maxima = channel_maxima(path, decoder_feeds(IDS, LENGTHS, TEXT))
-    assert len(maxima) == 4, "two norms a layer; of the last one the rows are picked out first"
-    model = smooth(model, maxima, SMOOTHING)
+    assert len(maxima.behind_norms) == 4, "two norms a layer; of the last one the rows are picked out first"
+    model = smooth(model, maxima.behind_norms, SMOOTHING)
     np.testing.assert_allclose(logits(model, tmp_path), full, atol=2e-4 * np.abs(full).max())
     ours = logits(quantize_rows(model), tmp_path)
     assert np.linalg.norm(ours - full) < 0.7 * np.linalg.norm(plain - full)
@@ -69,17 +72,33 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fp32.onnx"]
 
 
+def material(path: Path, **feeds: Any) -> Material:
+    return Material(task="text-generation", graphs={MAIN: path}, feeds=feeds, progress=lambda _: None)
+
+
+def test_the_largest_keys_and_values_are_of_whole_texts_their_first_tokens_too(tmp_path: Path) -> None:
+    path = save_fp32(tmp_path, "gpt2")
+    feeds = decoder_feeds(IDS, LENGTHS, TEXT)
+    session = open_session(path, RuntimeSettings(provider="cpu", threads=1))
+    values = [np.abs(session.run(feed)["present_value_1"]).max(axis=(0, 2)) for feed in feeds]
+    maxima = channel_maxima(path, feeds).cached
+    np.testing.assert_allclose(maxima["present_value_1"], np.max(values, axis=0), rtol=1e-5)
+    assert sorted(maxima) == [f"present_{part}_{layer}" for part in ("key", "value") for layer in range(2)]
+
+
+def test_without_samples_a_cache_stays_in_floats(tmp_path: Path) -> None:
+    assert {cache_type(draft.graphs[MAIN]) for draft in drafts("int8", material(save_fp32(tmp_path, "llama")))} == {
+        "float32"
+    }
+
+
 def test_the_int8_of_a_decoder_is_tried_from_the_fastest_to_the_most_exact(tmp_path: Path) -> None:
-    path, said = save_fp32(tmp_path, "llama"), list[str]()
-    material = Material(
-        task="text-generation",
-        graphs={MAIN: path},
-        feeds={MAIN: decoder_feeds(IDS, LENGTHS, TEXT)},
-        progress=said.append,
-    )
-    found = list(drafts("int8", material))
+    path = save_fp32(tmp_path, "llama")
+    found = list(drafts("int8", material(path, **{MAIN: decoder_feeds(IDS, LENGTHS, TEXT)})))
     full = logits(onnx.load(path), tmp_path)
     errors = [float(np.linalg.norm(logits(draft.graphs[MAIN], tmp_path) - full)) for draft in found]
     assert errors[-1] == min(errors)
     assert ["evened out" in draft.method for draft in found] == [True, True, True, False]
     assert ["blocks" in draft.method for draft in found] == [False, True, True, True]
+    assert [cache_type(draft.graphs[MAIN]) for draft in found] == ["int8", "int8", "int8", "float32"]
+    assert ["KV cache INT8" in draft.method for draft in found] == [True, True, True, False]
