@@ -50,10 +50,11 @@ def build_decoder(spec: DecoderSpec, weights: Weights, data: Path | None = None)
     normed = shape.norm(residual, "layers.0.attn_norm")
     for layer in range(spec.layers):
         name = f"layers.{layer}"
-        attended = projections.project(_attention(graph, shape, normed, layer), f"{name}.o")
-        normed, residual = shape.add_norm(attended, residual, f"{name}.o", f"{name}.mlp_norm")
-        following = f"layers.{layer + 1}.attn_norm" if layer + 1 < spec.layers else "final_norm"
-        normed, residual = shape.add_norm(shape.mlp(normed, name), residual, f"{name}.down", following)
+        attended = shape.linear(_attention(graph, shape, normed, layer), f"{name}.o")
+        residual = graph.node("Add", [attended, residual])
+        fed = shape.mlp(shape.norm(residual, f"{name}.mlp_norm"), name)
+        residual = graph.node("Add", [fed, residual])
+        normed = shape.norm(residual, f"layers.{layer + 1}.attn_norm" if layer + 1 < spec.layers else "final_norm")
     projections.head(_at(graph, normed), "head" if spec.untied else "embed", "logits")
     return graph.model("fp32 decoder with a KV cache, written by Millrace")
 

@@ -23,8 +23,8 @@ class DecoderShape(Protocol):
     def norm(self, x: str, weight: str) -> str:
         """The norm named ``weight`` of ``x``."""
 
-    def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
-        """Add ``x``, which ``projection`` made, to the residual: the norm ``weight`` of the sum, and the sum."""
+    def linear(self, x: str, projection: str) -> str:
+        """``x`` times the weight ``projection``, plus its bias if it has one."""
 
     def qkv(self, x: str, layer: int) -> list[str]:
         """Queries, keys and values of ``x``: the first three inputs of GroupQueryAttention. Packed, two are empty."""
@@ -36,7 +36,7 @@ class DecoderShape(Protocol):
         """Attributes of GroupQueryAttention."""
 
     def mlp(self, x: str, name: str) -> str:
-        """The feed-forward part of the layer ``name``, without the last bias."""
+        """The feed-forward part of the layer ``name``."""
 
 
 def decoder_shape(spec: DecoderSpec, graph: GraphWriter, weights: Weights, projections: Projections) -> DecoderShape:
@@ -69,15 +69,13 @@ class _Llama:
         inputs = [x, self._constant(weight)]
         return self._graph.node("SimplifiedLayerNormalization", inputs, attributes={"epsilon": self._spec.epsilon})
 
-    def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
-        outputs = [weight + ".out", "", "", projection + ".sum"]
-        attributes = {"epsilon": self._spec.epsilon}
-        inputs = [x, residual, self._constant(weight), *self._bias(projection)]
-        op = "SkipSimplifiedLayerNormalization"
-        return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[3]
+    def linear(self, x: str, projection: str) -> str:
+        product = self._projections.project(x, projection)
+        biased = projection.rpartition(".")[2] in self._spec.biased
+        return self._graph.node("Add", [product, self._constant(f"{projection}.bias")]) if biased else product
 
     def qkv(self, x: str, layer: int) -> list[str]:
-        packed = self._biased(x, f"layers.{layer}.qkv")
+        packed = self.linear(x, f"layers.{layer}.qkv")
         return self._normed_heads(packed, layer) if self._spec.qk_norm else [packed, "", ""]
 
     def rotary(self) -> list[str]:
@@ -93,22 +91,15 @@ class _Llama:
         return {**counts, "do_rotary": 1, "rotary_interleaved": interleaved}
 
     def mlp(self, x: str, name: str) -> str:
-        both = self._biased(x, f"{name}.gate_up")
+        both = self.linear(x, f"{name}.gate_up")
         halves = [f"{name}.gate.out", f"{name}.up.out"]
         self._graph.node("Split", [both], outputs=halves, attributes={"axis": -1, "num_outputs": 2})
         # QuickGelu is x * sigmoid(alpha * x), which is SiLU when alpha is 1.
         gate = self._graph.node("QuickGelu", halves[:1], domain=CONTRIB, attributes={"alpha": 1.0})
-        return self._projections.project(self._graph.node("Mul", [gate, halves[1]]), f"{name}.down")
+        return self.linear(self._graph.node("Mul", [gate, halves[1]]), f"{name}.down")
 
     def _constant(self, name: str) -> str:
         return self._graph.constant(name, self._weights[name])
-
-    def _bias(self, projection: str) -> list[str]:
-        return [self._constant(f"{projection}.bias")] if projection.rpartition(".")[2] in self._spec.biased else []
-
-    def _biased(self, x: str, projection: str) -> str:
-        product, bias = self._projections.project(x, projection), self._bias(projection)
-        return self._graph.node("Add", [product, *bias]) if bias else product
 
     def _normed_heads(self, packed: str, layer: int) -> list[str]:
         """Queries, keys and values [N, S, heads * head_size] apart; queries and keys normed by head."""
@@ -140,18 +131,11 @@ class _Gpt2:
         inputs = [x, self._constant(weight), self._constant(f"{weight}.bias")]
         return self._graph.node("LayerNormalization", inputs, attributes={"epsilon": self._spec.epsilon})
 
-    def add_norm(self, x: str, residual: str, projection: str, weight: str) -> tuple[str, str]:
-        names = (weight, f"{weight}.bias", f"{projection}.bias")
-        inputs = [x, residual, *map(self._constant, names)]
-        outputs = [weight + ".out", "", "", projection + ".sum"]
-        attributes = {"epsilon": self._spec.epsilon}
-        op = "SkipLayerNormalization"
-        return self._graph.node(op, inputs, outputs=outputs, domain=CONTRIB, attributes=attributes), outputs[3]
+    def linear(self, x: str, projection: str) -> str:
+        return self._graph.node("Add", [self._projections.project(x, projection), self._constant(f"{projection}.bias")])
 
     def qkv(self, x: str, layer: int) -> list[str]:
-        name = f"layers.{layer}.qkv"
-        packed = self._graph.node("Add", [self._projections.project(x, name), self._constant(f"{name}.bias")])
-        return [packed, "", ""]
+        return [self.linear(x, f"layers.{layer}.qkv"), "", ""]
 
     def rotary(self) -> list[str]:
         return []
@@ -161,7 +145,7 @@ class _Gpt2:
 
     def mlp(self, x: str, name: str) -> str:
         inputs = [self._projections.project(x, f"{name}.up"), self._constant(f"{name}.up.bias")]
-        return self._projections.project(self._graph.node("FastGelu", inputs, domain=CONTRIB), f"{name}.down")
+        return self.linear(self._graph.node("FastGelu", inputs, domain=CONTRIB), f"{name}.down")
 
     def _constant(self, name: str) -> str:
         return self._graph.constant(name, self._weights[name])

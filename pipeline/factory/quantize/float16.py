@@ -5,12 +5,14 @@ Written here because converters keep past and present in float32, and the cache 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.factory.quantize.norms import with_fused_norms
 from pipeline.factory.quantize.rebuild import rebuilt
 
 __all__ = ["METHOD", "to_float16"]
@@ -20,17 +22,22 @@ METHOD = "weights, activations and caches in float16"
 CACHES = ("past_", "present_")
 # Inputs that are float32 whatever the rest is: Resize's region and scales, the scales of an INT8 cache.
 FLOAT32_INPUTS = {"Resize": (1, 2), "GroupQueryAttention": (12, 13)}
+# Of the graphs that we write.
+ATTENTION = ("GroupQueryAttention", "MultiHeadAttention")
 LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in float16. Inputs and outputs in float32 are cast, but for those that begin with past_ and present_.
+    """A copy in float16, norms of ours fused. Inputs and outputs in float32 are cast, but for past_... and present_...
 
     Constants beyond what float16 holds, such as the -3.4e38 of masks, become its largest numbers.
     """
     kept = {node.input[i] for node in model.graph.node for i in FLOAT32_INPUTS.get(node.op_type, ()) if _has(node, i)}
     constants = [item if item.name in kept else _halved(item) for item in model.graph.initializer]
-    copy = rebuilt(model, (_halved_node(node) for node in model.graph.node), constants)
+    nodes: Iterable[Any] = model.graph.node
+    if any(node.op_type in ATTENTION for node in nodes):  # others may norm what has more axes than a fused norm takes
+        nodes = with_fused_norms(nodes, {item.name for item in constants})
+    copy = rebuilt(model, (_halved_node(node) for node in nodes), constants)
     casts = _cast_inputs(copy.graph), _cast_outputs(copy.graph)
     nodes = [*casts[0], *copy.graph.node, *casts[1]]
     del copy.graph.node[:]
