@@ -37,6 +37,7 @@ PROVIDERS: dict[VariantName, tuple[Provider, ...]] = {
 }
 RANGINGS = ("minmax", "99.99", "least-error")
 SMOOTHINGS = (0.65, 0.8)
+EVENED = "channels evened out behind norms"
 JUDGED_ON = 8
 """Calibration inputs that tries are compared on."""
 KEPT_IN_FLOATS = (1, 2, 4, 6, 8, 12, 16)
@@ -99,18 +100,19 @@ def _int8(material: Material) -> Iterator[Draft]:
 def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draft]:
     """A decoder's main graph, from the fastest to the most exact, or that one alone.
 
-    With samples, all but the most exact one have channels evened out, and a cache in INT8.
+    With samples, all before the most exact one have a cache in INT8, and rows have channels evened out.
     """
     path, feeds = material.graphs[MAIN], material.feeds.get(MAIN)
     maxima = channel_maxima(path, feeds) if feeds and not exact_alone else None
-    for method, make in _DECODERS[-1:] if exact_alone else _DECODERS:
-        model = _loaded(path)
-        if maxima is None or make is weight_only.quantize_weights:  # channels that stand out do no harm in its blocks
-            yield Draft(method=method, graphs={MAIN: make(model)})
-            continue
-        made = decoder_cache.quantize_cache(make(smooth(model, maxima.behind_norms, SMOOTHING)), maxima.cached)
-        method = f"{method}, channels evened out behind norms, {decoder_cache.METHOD}"
-        yield Draft(method=method, graphs={MAIN: made})
+    if maxima is not None:
+        for method, make in _DECODERS:
+            model = _loaded(path)
+            if make is not weight_only.quantize_weights:  # channels that stand out do no harm in its blocks
+                model, method = smooth(model, maxima.behind_norms, SMOOTHING), f"{method}, {EVENED}"
+            made = decoder_cache.quantize_cache(make(model), maxima.cached)
+            yield Draft(method=f"{method}, {decoder_cache.METHOD}", graphs={MAIN: made})
+    for method, make in _DECODERS if not (maxima or exact_alone) else _DECODERS[-1:]:
+        yield Draft(method=method, graphs={MAIN: make(_loaded(path))})
 
 
 def _rows(least_widening: float) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
