@@ -1,4 +1,7 @@
-"""INT8 keys and values: a decoder's KV cache in a quarter of the memory, and read in a fraction of the time.
+"""INT8 keys and values: a decoder's KV cache in a quarter of the memory.
+
+A step of decoding reads it sooner, for it is memory that such a step waits for; a long prompt is read more slowly, for
+ONNX Runtime 1.31 multiplies its rows one by one (measured in docs/models.md).
 
 Each channel of keys and of values has a scale of its own, constant in the graph, in ONNX Runtime's GroupQueryAttention:
 what is cached of a token depends on that token alone, so chunks of a prompt and company in a batch change nothing.
