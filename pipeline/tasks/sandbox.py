@@ -137,6 +137,18 @@ class _Generator(CodeGenerator):
         node.iter.looped_over = True  # type: ignore[attr-defined]
         super().visit_For(node, frame)
 
+    # What a macro or a block puts out is kept until its end, so each piece is counted as it is made.
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        if frame.buffer is not None:
+            self.write("environment.made(")
+        super()._output_child_pre(node, frame, finalize)
+
+    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        super()._output_child_post(node, frame, finalize)
+        if frame.buffer is not None:
+            self.write(")")
+
 
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _Generator

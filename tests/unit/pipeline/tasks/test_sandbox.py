@@ -35,6 +35,9 @@ ATTACKS = {
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
     "a long output": "{% for i in range(100000) %}" + "x" * 10_000 + "{% endfor %}",
     "a long block": "{% for i in range(100000) %}{% filter upper %}" + "x" * 10_000 + "{% endfilter %}{% endfor %}",
+    "a long macro": f"{{% set x = [{LONG} * 10] %}}{{% macro m() %}}{'{{ x }}' * 2000}{{% endmacro %}}{{{{ m() }}}}",
+    "a block of lists": f"{{% set x = [{LONG} * 10] %}}"
+    "{% set y %}{% for i in range(100000) %}{{ x }}{% endfor %}{% endset %}",
     "repetition": "{{ 'a' * 1000000000 }}",
     "repetition from the right": "{{ 1000000000 * 'a' }}",
     "a repeated list": "{{ ([1] * 100000000)|length }}",
@@ -91,7 +94,11 @@ def test_a_template_that_loops_or_grows_without_end_is_stopped(attack: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["doubling with +", "a mapped list", "joining numbers", "characters", "splitting lines", "a long output"]
+    "name",
+    [
+        *("doubling with +", "a mapped list", "joining numbers", "characters", "splitting lines", "a long output"),
+        *("a long macro", "a block of lists"),
+    ],
 )
 def test_a_template_that_grows_takes_some_tens_of_megabytes_at_most(name: str) -> None:
     template = compile_template(ATTACKS[name])
