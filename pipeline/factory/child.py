@@ -38,21 +38,26 @@ def answer(what: str, function: Callable[..., T], *args: Any) -> T:
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     child = spawn.Process(target=_send, args=(sender, LIMIT_S, function, args), daemon=True)
+    try:
+        _start(child)
+        sender.close()
+        found: T = _received(what, receiver, child)
+        return found
+    finally:
+        if child.pid is not None:
+            child.kill()
+            child.join()
+        child.close()
+        receiver.close()
+
+
+def _start(child: Any) -> None:
     # A terminal sends Ctrl-C to both, and this process alone says what it means.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         child.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        sender.close()
-        found: T = _received(what, receiver, child)
-        return found
-    finally:
-        child.kill()
-        child.join()
-        child.close()
-        receiver.close()
 
 
 def _received(what: str, receiver: Connection, child: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import os
+import signal
 import time
+from multiprocessing.context import SpawnProcess
 
 import pytest
 
@@ -33,3 +35,16 @@ def test_one_that_dies_is_told_apart() -> None:
         answer("a crash", os._exit, 3)
     with pytest.raises(ModelError, match=r"an abort ended the process that it ran in \(signal 6\)"):
         answer("an abort", os.abort)
+
+
+def test_ctrl_c_while_it_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        start(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer("a nap", time.sleep, 600)
+    assert not multiprocessing.active_children()
