@@ -42,6 +42,7 @@ ROOM_POLL_S = 0.002
 WAKE_AFTER_S = 0.02
 WAKE_TIMEOUT_S = 0.1
 PLACE_INTERVAL_S = 1.0
+PLACE_S = 0.5
 METADATA_TIMEOUT_S = 15.0
 METADATA_STEP_S = 1.0
 NOT_LET_IN = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
@@ -97,7 +98,7 @@ class Poller(threading.Thread):
         self._stopping = threading.Event()
         self._fetching = True
         self._assigned: set[Partition] = set()
-        self._unplaced: set[Partition] = set()
+        self._unplaced: deque[Partition] = deque()
         self._place_at = math.inf
         self._paused: set[str] = set()
         self._valves = {topic: Valve() for topic in self._flows}
@@ -309,9 +310,12 @@ class Poller(threading.Thread):
         self._assigned.update(partitions)
         self._positions.forget(partitions)
         self._listener.on_assigned(partitions)
-        self._unplaced.update(partitions)
-        self._place(self._ask_starts())  # of none, too: librdkafka waits for the call
+        # Also of none: librdkafka waits for the call.
+        self._place(starts := self._positions.ask_starts(partitions))
+        placed = _names(starts)
+        self._unplaced.extend(partition for partition in partitions if partition not in placed)
         if self._unplaced:
+            self._place_at = time.monotonic() + PLACE_INTERVAL_S
             LOG.info("%d partitions wait: a transaction holds the offset, or nobody tells it", len(self._unplaced))
 
     def _on_revoke(self, consumer: Consumer, removed: list[TopicPartition]) -> None:
@@ -335,13 +339,9 @@ class Poller(threading.Thread):
         partitions = _names(removed)
         self._consumer.incremental_unassign([tp for tp in removed if _name(tp) not in self._unplaced])
         self._assigned.difference_update(partitions)
-        self._unplaced.difference_update(partitions)
+        self._unplaced = deque(partition for partition in self._unplaced if partition not in partitions)
 
     # Where a partition begins.
-
-    def _ask_starts(self) -> list[TopicPartition]:
-        self._place_at = time.monotonic() + PLACE_INTERVAL_S
-        return self._positions.ask_starts(self._unplaced)
 
     def _place(self, starts: list[TopicPartition]) -> None:
         """Fetch each of ``starts`` from its offset on."""
@@ -350,12 +350,19 @@ class Poller(threading.Thread):
         # paused, and nothing would ever resume it.
         self._consumer.pause([tp for tp in starts if tp.topic in self._paused])
         self._consumer.resume([tp for tp in starts if tp.topic not in self._paused])
-        self._unplaced.difference_update(_names(starts))
 
     def _place_late(self) -> None:
-        """Ask again for the partitions whose beginning could not be told when they were assigned."""
-        if self._unplaced and time.monotonic() >= self._place_at and (starts := self._ask_starts()):
+        """Ask again for the partitions whose beginning could not be told when they were assigned.
+
+        For one after another, up to the first that still waits: asked for several, Kafka answers when it can tell all.
+        """
+        if not self._unplaced or (now := time.monotonic()) < self._place_at:
+            return
+        while time.monotonic() < now + PLACE_S and (starts := self._positions.ask_starts([*self._unplaced][:1])):
             self._place(starts)
+            self._unplaced.popleft()
+        self._unplaced.rotate(-1)
+        self._place_at = time.monotonic() + PLACE_INTERVAL_S
 
 
 def _names(partitions: Iterable[TopicPartition]) -> list[Partition]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -138,6 +138,26 @@ def test_a_rebalance_while_a_transaction_holds_offsets_back_does_not_start_a_par
     assert heard.failure is None
 
 
+def test_a_transaction_that_holds_one_partitions_offset_back_does_not_hold_up_others(settings: Settings) -> None:
+    topic = settings.kafka.prompts
+    produce_to_each(settings, topic, 10)
+    dead_worker = transactional_producer(settings)
+    send_offsets(dead_worker, settings, topic, 5)
+    dead_worker.commit_transaction(30)
+    send_offsets(dead_worker, settings, topic, 8, numbers=[0])
+    heard, held, free = Heard(), Partition(topic, 0), Partition(topic, 1)
+    poller = Poller(consumer_config(settings), {topic: Flow(max_records=100, max_bytes=1_000_000)})
+    poller.begin(heard)
+    try:
+        wait_until(lambda: len(heard.offsets.get(free, ())) >= 5)
+        assert held not in heard.offsets
+        dead_worker.abort_transaction(30)
+        wait_until(lambda: len(heard.offsets.get(held, ())) >= 5)
+    finally:
+        poller.stop()
+    assert heard.offsets == {held: [5, 6, 7, 8, 9], free: [5, 6, 7, 8, 9]}
+
+
 def transactional_producer(settings: Settings) -> Producer:
     producer = Producer(
         {"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": settings.kafka.group_id}
@@ -146,11 +166,13 @@ def transactional_producer(settings: Settings) -> Producer:
     return producer
 
 
-def send_offsets(producer: Producer, settings: Settings, topic: str, offset: int) -> None:
-    """Begin a transaction that moves every partition of ``topic`` to ``offset``."""
+def send_offsets(
+    producer: Producer, settings: Settings, topic: str, offset: int, numbers: Sequence[int] = (0, 1)
+) -> None:
+    """Begin a transaction that moves the partitions ``numbers`` of ``topic`` to ``offset``."""
     consumer = Consumer(consumer_config(settings))
     producer.begin_transaction()
-    offsets = [TopicPartition(topic, number, offset) for number in range(settings.kafka.partitions)]
+    offsets = [TopicPartition(topic, number, offset) for number in numbers]
     producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 30)
     consumer.close()
 

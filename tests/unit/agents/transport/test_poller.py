@@ -130,6 +130,15 @@ def test_a_partition_whose_beginning_cannot_be_told_is_held_and_fetched_later(mo
     assert consumer.fetched == {0: 24}
 
 
+def test_a_partition_whose_beginning_cannot_be_told_does_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller, consumer, _ = member(monkeypatch, {1: 7, 2: 8})
+    poller._on_assign(consumer, partitions(0, 1, 2, 3))  # type: ignore[arg-type]
+    for _ in range(4):
+        poller._place_at = 0
+        poller._place_late()
+    assert consumer.fetched == {1: 7, 2: 8}
+
+
 def test_a_partition_may_go_before_its_beginning_could_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     poller, consumer, _ = member(monkeypatch, {})
     poller._on_assign(consumer, partitions(0))  # type: ignore[arg-type]
