@@ -1,4 +1,4 @@
-"""The poll thread against a real Kafka: what a partition remembers of an earlier assignment."""
+"""The poll thread against a real Kafka: what a partition remembers of an earlier assignment, and where it begins."""
 
 from __future__ import annotations
 
