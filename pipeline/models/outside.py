@@ -7,8 +7,8 @@ from pathlib import Path
 
 __all__ = ["places_of_weights"]
 
-# How `external_data` begins in the bytes of a TensorProto (onnx.proto): an entry whose key is "location". The length of
-# its value follows, one byte for names of up to 127.
+# How `external_data` begins in the bytes of a TensorProto (onnx.proto): an entry whose key is "location". Then comes
+# its value.
 LOCATION = b"\n\x08location\x12"
 
 
@@ -20,7 +20,16 @@ def places_of_weights(graph: Path) -> set[str]:
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = content.find(LOCATION)
         while at >= 0:
-            begin = at + len(LOCATION) + 1
-            places.add(content[begin : begin + content[begin - 1]].decode(errors="replace"))
-            at = content.find(LOCATION, begin)
+            at += len(LOCATION)
+            places.add(_text_at(content, at))
+            at = content.find(LOCATION, at)
     return places
+
+
+def _text_at(content: mmap.mmap, at: int) -> str:
+    """A text of protobuf: its length, seven bits a byte, the lowest first, more after each over 127; then its bytes."""
+    length, shift, more = 0, 0, True
+    while more:
+        length |= (content[at] & 127) << shift
+        at, shift, more = at + 1, shift + 7, content[at] > 127
+    return content[at : at + length].decode(errors="replace")
