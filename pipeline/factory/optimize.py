@@ -28,7 +28,7 @@ from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
 from pipeline.factory.samples import Sample
-from pipeline.factory.trial import try_out
+from pipeline.factory.trial import FULL, check_full, try_out
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
@@ -38,7 +38,6 @@ from pipeline.settings import Settings
 
 __all__ = ["optimize", "optimize_folder"]
 
-FULL: VariantName = "fp32"
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
@@ -71,11 +70,11 @@ def optimize(
             is unknown or cannot be made, or there is no room or right to write. The store is then as it was.
     """
     store, card = settings.models.store_path, model.card
-    _check_full(model)
+    check_full(model, "to make others from")
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
     with locked(store, card.name, progress), staging(store, card.name, (len(variants) + 1) * size) as scratch:
         model = read_model(model.spec, settings)  # as it is when its turn has come, with what others have made of it
-        _check_full(model)
+        check_full(model, "to make others from")
         progress("trying FP32 out")
         try_out(model, settings, [FULL])
         built = scratch / "built"
@@ -125,13 +124,6 @@ def optimize_folder(
         progress(f"making {variant}")
         card = _made(variant, replace(model, card=card), material, bench, bounds, progress)
     return card
-
-
-def _check_full(model: ServedModel) -> None:
-    if FULL not in model.card.variants:
-        raise ModelError(
-            f"model {model.spec} has no fp32 variant to make others from. Pull it with --keep-fp32, or build it again."
-        )
 
 
 def _made(

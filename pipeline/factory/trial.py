@@ -15,9 +15,18 @@ from pipeline.runtime.session import SessionError
 from pipeline.settings import BatchingSettings, Settings
 from pipeline.tasks.make import make_task
 
-__all__ = ["try_out"]
+__all__ = ["FULL", "check_full", "try_out"]
 
+FULL: VariantName = "fp32"
 TRIAL = BatchingSettings(max_batch_size=3, max_slots=2, max_length=256)
+
+
+def check_full(model: ServedModel, purpose: str) -> None:
+    """Raise ModelError where ``model`` has no FP32, with what it was wanted for, such as ``to prune``."""
+    if FULL not in model.card.variants:
+        raise ModelError(
+            f"model {model.spec} has no fp32 variant {purpose}. Pull it with --keep-fp32, or build it again."
+        )
 
 
 def try_out(model: ServedModel, settings: Settings, variants: Sequence[VariantName] = ()) -> None:

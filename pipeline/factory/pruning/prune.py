@@ -26,7 +26,7 @@ from pipeline.factory.quantize.calibration import MAIN, graph_paths
 from pipeline.factory.quantize.plan import find_layers
 from pipeline.factory.quantize.static import simplified
 from pipeline.factory.samples import Sample
-from pipeline.factory.trial import try_out
+from pipeline.factory.trial import FULL, check_full, try_out
 from pipeline.factory.versions import new_version
 from pipeline.models.card import GraphFile, ModelCard, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
@@ -37,7 +37,6 @@ from pipeline.settings import Settings
 __all__ = ["Kind", "prune", "zero_smallest"]
 
 Kind = Literal["magnitude", "structured"]
-FULL: VariantName = "fp32"
 PRUNED: VariantName = "fp32-pruned"
 METHODS: dict[Kind, str] = {
     "magnitude": "the smallest {percent:.0f} % of the weights of all layers set to zero: no faster, for ONNX Runtime "
@@ -79,12 +78,12 @@ def prune(
     card, store = model.card, settings.models.store_path
     if not 0 < amount < 1:
         raise ModelError(f"pruning {model.spec}: the amount is {amount}, it must be between 0 and 1.")
-    _check_full(model)
+    check_full(model, "to prune")
     size = sum(path.stat().st_size for path in graph_paths(model, FULL).values())
     with locked(store, card.name, progress), staging(store, card.name, 3 * size) as scratch:
         version = new_version(store, card.name, version)
         model = read_model(model.spec, settings)  # as it is when its turn has come
-        _check_full(model)
+        check_full(model, "to prune")
         progress("trying FP32 out")
         try_out(model, settings, [FULL])
         both = scratch / "both"
@@ -96,13 +95,6 @@ def prune(
         built = _finished(pair, scratch / "built", version, kind, amount, measured)
         install(built.folder, store / card.name / version)
     return replace(built, folder=store / card.name / version)
-
-
-def _check_full(model: ServedModel) -> None:
-    if FULL not in model.card.variants:
-        raise ModelError(
-            f"model {model.spec} has no fp32 variant to prune. Pull it with --keep-fp32, or build it again."
-        )
 
 
 def zero_smallest(model: onnx.ModelProto, amount: float) -> onnx.ModelProto:
