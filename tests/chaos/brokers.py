@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -92,12 +93,12 @@ class Brokers:
         return sum(log.read_text(errors="replace").count(SKIPPED_MARKERS) for log in logs)
 
     def dump_offsets(self) -> None:
-        """Write what stands in each node's copy of ``__consumer_offsets`` beside its log, as ``offsets.txt``."""
+        """Write what stands in each node's copy of ``__consumer_offsets`` beside its log, as ``offsets.txt``; as much as comes in 120 s."""
         environ = {**os.environ, "CLASSPATH": os.pathsep.join(map(str, ensure_jars(cache_path(), JgoFetcher())))}
         for node in self._folder.glob("node-*"):
             logs = sorted(str(log) for log in node.glob("records/__consumer_offsets-*/*.log") if log.stat().st_size)
             tool = [DUMP_TOOL, "--offsets-decoder", "--files", ",".join(logs)]
-            with (node / OFFSETS_DUMP).open("wb") as dump:
+            with (node / OFFSETS_DUMP).open("wb") as dump, suppress(subprocess.TimeoutExpired):
                 command = [str(find_java().program), *tool]
                 subprocess.run(
                     command, env=environ, stdout=dump, stderr=subprocess.STDOUT, timeout=DUMP_TIMEOUT_S, check=False

@@ -37,6 +37,8 @@ def test_the_workers_lines_on_a_partition_are_in_the_order_of_time(tmp_path: Pat
 def test_the_groups_log_tells_of_offsets_and_of_the_ends_of_their_transactions_by_replica() -> None:
     begun = BATCH.format(producer=7, at_ms=1000) + OFFSET.format(partition=0, offset=24)
     ended = BATCH.format(producer=7, at_ms=1005) + MARKER
+    ended += BATCH.format(producer=7, at_ms=1008) + OFFSET.format(partition=1, offset=3)
+    ended += BATCH.format(producer=7, at_ms=1009) + MARKER
     others = BATCH.format(producer=8, at_ms=1006) + OFFSET.format(partition=1, offset=9) + MARKER
     dumps = {"node-1": begun + ended + others, "node-2": begun}
     assert group_traces(dumps, TOPIC, 0) == [

@@ -60,6 +60,7 @@ def _offsets(text: str, topic: str, partition: int) -> Iterator[tuple[int, str]]
             producers.add(producer)
             yield at_ms, f"{_committed(record[2])} by {producer}"
         elif (marker := MARKER.match(line)) and producer in producers:
+            producers.remove(producer)
             yield at_ms, f"{marker[1]} by {producer}"
 
 
