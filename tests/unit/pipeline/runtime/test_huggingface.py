@@ -111,9 +111,9 @@ def test_what_usual_tokenizers_do_is_taken(tmp_path: Path, parts: dict[str, Any]
 def test_the_shipped_tokenizers_are_taken_at_once() -> None:
     for path in SHIPPED.glob("*/*/tokenizer.json"):
         read_tokenizer(path)
-        began = time.thread_time()
+        began = time.process_time()
         read_tokenizer(path)
-        assert time.thread_time() - began < 1
+        assert time.process_time() - began < 1
 
 
 def test_a_tokenizer_that_does_not_know_a_character_is_taken(tmp_path: Path) -> None:
