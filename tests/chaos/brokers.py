@@ -93,7 +93,7 @@ class Brokers:
         return sum(log.read_text(errors="replace").count(SKIPPED_MARKERS) for log in logs)
 
     def dump_offsets(self) -> None:
-        """Write what stands in each node's copy of ``__consumer_offsets`` beside its log, as ``offsets.txt``; as much as comes in 120 s."""
+        """Write what stands in each node's copy of ``__consumer_offsets`` beside its log, as ``offsets.txt``."""
         environ = {**os.environ, "CLASSPATH": os.pathsep.join(map(str, ensure_jars(cache_path(), JgoFetcher())))}
         for node in self._folder.glob("node-*"):
             logs = sorted(str(log) for log in node.glob("records/__consumer_offsets-*/*.log") if log.stat().st_size)
