@@ -1,4 +1,4 @@
-"""Tries a model out as the task that will serve it does, before anybody relies on it."""
+"""Tries a model out as the task that will serve it does, before anybody relies on it, and sees whether it has FP32."""
 
 from __future__ import annotations
 

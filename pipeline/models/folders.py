@@ -51,7 +51,7 @@ def list_folders(settings: Settings) -> list[Path]:
 
 def list_without_card(settings: Settings) -> list[Path]:
     """Folders of the store that stand in a version's place and have no card: they are none, and nobody else tells."""
-    found = [folder for name in _entries(settings.models.store_path) for folder in _places(name)]
+    found = [folder for model in _entries(settings.models.store_path) for folder in _places(model)]
     return sorted(folder for folder in found if os.path.isdir(folder) and not _has_card(folder))  # noqa: PTH112
 
 
