@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import ModelError
@@ -51,7 +51,7 @@ def list_folders(settings: Settings) -> list[Path]:
 
 def list_without_card(settings: Settings) -> list[Path]:
     """Folders of the store that stand in a version's place and have no card: they are none, and nobody else tells."""
-    found = [folder for model in _entries(settings.models.store_path) for folder in _places(model)]
+    found = [folder for model in _entries(settings.models.store_path) for folder in _places(_entries(model))]
     return sorted(folder for folder in found if os.path.isdir(folder) and not _has_card(folder))  # noqa: PTH112
 
 
@@ -60,19 +60,32 @@ def in_order(versions: Iterable[str]) -> list[str]:
     return sorted(versions, key=_natural)
 
 
-def _folders(shelf: Path, name: str) -> Iterator[Path]:
-    """Folders with a card."""
-    if is_between(_entries(shelf / name)):  # someone is just replacing a version, or was killed then
+def _folders(shelf: Path, name: str) -> list[Path]:
+    """Folders with a card; one that someone is just replacing is waited for."""
+    places = _settled(shelf, name)
+    found = list(filter(_has_card, places))
+    if len(found) < len(places):  # one of them may have been moved aside since it was listed
+        found = list(filter(_has_card, _settled(shelf, name)))
+    return found
+
+
+def _settled(shelf: Path, name: str) -> list[Path]:
+    """What is named as a version; first, what a killed command left aside is put back."""
+    entries = _entries(shelf / name)
+    if is_between(entries):
         with contextlib.suppress(ModelError), changing(shelf, name):
             pass
-    return filter(_has_card, _places(shelf / name))
+        entries = _entries(shelf / name)
+    return _places(entries)
 
 
-def _places(model: Path) -> Iterator[Path]:
-    """What is named as a version in the folder of a model; what is being built has names that no version has."""
-    for entry in _entries(model):
-        if re.fullmatch(NAME, model.name) and re.fullmatch(NAME, entry.name) and entry.name not in RESERVED:
-            yield entry
+def _places(entries: Iterable[Path]) -> list[Path]:
+    """What in the folder of a model is named as a version; what is being built has names that no version has."""
+    return [
+        entry
+        for entry in entries
+        if re.fullmatch(NAME, entry.parent.name) and re.fullmatch(NAME, entry.name) and entry.name not in RESERVED
+    ]
 
 
 def _has_card(folder: Path) -> bool:

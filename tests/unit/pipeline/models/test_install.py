@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.factory.versions import new_version
+from pipeline.models import folders
 from pipeline.models.install import install, locked, staging
 from pipeline.models.pointer import read_pointer, write_pointer
 from pipeline.models.promotion import promote, remove
@@ -21,6 +22,7 @@ from tests.model_store import put_version
 INSTALL = """
 import os, signal, sys
 from pathlib import Path
+from pipeline.models import folders
 from pipeline.models.install import install, locked, staging
 rename, store = Path.rename, Path(sys.argv[1])
 def between(path, target):
@@ -194,3 +196,12 @@ def test_a_version_cannot_take_the_name_of_what_stands_beside_the_versions(tmp_p
     with pytest.raises(ModelError, match="cannot be named"):
         install_version(tmp_path, version)
     assert not (tmp_path / "toy").exists()
+
+
+def test_a_version_that_is_moved_aside_just_after_it_was_listed_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_version(tmp_path, "1")
+    looks, has_card = iter([False]), folders._has_card
+    monkeypatch.setattr(folders, "_has_card", lambda folder: next(looks, True) and has_card(folder))
+    assert "1" in folders.versions_of("toy", Settings(models=ModelSettings(store=str(tmp_path))))
