@@ -18,7 +18,7 @@ ENOUGH = 0.97
 """The share of the best throughput that is as good: a larger batch would only make its records wait."""
 _CPU = ("int8", "int8-weights", "fp32", "fp16")
 _CUDA = ("fp16", "int8-weights", "fp32", "int8")
-# A decoder stays off the GPU unless its cache is float16 (pipeline.runtime.onnx), so there what is best on a CPU is best.
+# A decoder stays off the GPU unless its cache is float16 (pipeline.runtime.onnx): what is best there is best on a CPU.
 _CUDA_DECODER = ("fp16", "int8", "int8-weights", "fp32")
 _DECODERS = ("text-generation", "image-to-text")
 
