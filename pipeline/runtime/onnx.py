@@ -201,7 +201,7 @@ def _cache_type(session: Any) -> type[np.generic]:
 
 
 def _on_cpu(path: Path, settings: RuntimeSettings, cache: type[np.generic]) -> RuntimeSettings:
-    """ONNX Runtime's GroupQueryAttention has no float32 kernel for CUDA, and mixing devices spoils the shared cache."""
+    """On CUDA, ONNX Runtime's GroupQueryAttention has no float32, and mixing devices spoils the shared cache."""
     message = f"{path}: a decoder whose cache is {cache.__name__} runs on the CPU alone."
     if settings.provider == "cuda":
         raise ModelError(f"{message} Set runtime.provider to auto or cpu.")

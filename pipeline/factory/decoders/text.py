@@ -20,7 +20,6 @@ __all__ = ["read_text_spec", "text_card", "text_files"]
 
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
-NO_TOKEN = -1
 """Of the first Llama and others: there is none to begin or to pad with."""
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -89,10 +88,10 @@ def _ends(source: Source, tokenizer: Tokenizer, special: dict[str, str], vocabul
 
 
 def _named_ends(settings: dict[str, Any], before: str, vocabulary: int, file: Path) -> list[int]:
-    """What ``settings`` of ``file`` say; ``before`` stands before their keys. Raises ModelError for no tokens."""
-    for key in ("bos_token_id", "pad_token_id"):
-        if (token := settings.get(key)) not in (None, NO_TOKEN):
-            check_token_id(token, vocabulary, before + key, str(file))
+    """What ``settings`` of ``file`` say; ``before`` stands before their key. Raises ModelError for no tokens.
+
+    What begins and pads a text is not looked at, for nothing here reads it, and sound models pad beyond their vocabulary.
+    """
     ends = settings.get("eos_token_id")
     named = ends if isinstance(ends, list) else [] if ends is None else [ends]
     for token in named:

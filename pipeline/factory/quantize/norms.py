@@ -37,8 +37,9 @@ def with_fused_norms(nodes: Iterable[Any], constants: Container[str]) -> list[An
     norms = {node.input[0]: node for node in nodes if node.op_type in FUSED}
     sums = {name: makers[name] for name in norms if name in makers and _is_sum(makers[name], constants)}
     biases = {name: _bias_of(total, makers, readers, constants) for name, total in sums.items()}
-    gone = {norms[name].name for name in sums} | {bias.name for bias in biases.values() if bias is not None}
-    kept = (node for node in nodes if node.name not in gone)
+    inside = [norms[name] for name in sums] + [bias for bias in biases.values() if bias is not None]
+    gone = {node.output[0] for node in inside}  # a node may have no name
+    kept = (node for node in nodes if node.output[0] not in gone)
     return [
         _fused(node, norms[node.output[0]], biases[node.output[0]]) if node.output[0] in sums else node for node in kept
     ]

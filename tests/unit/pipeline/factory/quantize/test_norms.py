@@ -36,6 +36,8 @@ def test_every_norm_of_a_sum_becomes_one_node_with_it(
     tmp_path: Path, shape: str, more: dict[str, Any], op: str, plain: str
 ) -> None:
     spec, model = fp32(shape, **more)
+    for node in model.graph.node:
+        node.name = ""
     found = operators(fused(model))
     # Four of two layers; what goes into a GPT-2's first layer is a sum, too.
     assert (found[op], found[plain]) == ((5, 0) if shape == "gpt2" else (4, 1))
