@@ -90,7 +90,7 @@ def _ends(source: Source, tokenizer: Tokenizer, special: dict[str, str], vocabul
 def _named_ends(settings: dict[str, Any], before: str, vocabulary: int, file: Path) -> list[int]:
     """What ``settings`` of ``file`` say; ``before`` stands before their key. Raises ModelError for no tokens.
 
-    What begins and pads a text is not looked at, for nothing here reads it, and sound models pad beyond their vocabulary.
+    What begins and pads a text is not looked at: nothing here reads it, and sound models pad beyond their vocabulary.
     """
     ends = settings.get("eos_token_id")
     named = ends if isinstance(ends, list) else [] if ends is None else [ends]
