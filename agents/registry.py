@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, install_extra
 from pipeline.settings import Settings
 from schemas.registry import RegistryDecoder
 
@@ -24,5 +24,5 @@ def open_registry(settings: Settings) -> RegistryDecoder | None:
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"settings: kafka.schema_registry_url is set, but {error.name} is not installed: "
-            "`pip install 'millrace[registry]'`, or leave the setting empty."
+            f"{install_extra('registry')}, or leave the setting empty."
         ) from error

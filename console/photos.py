@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from console.samples import Sample
-from pipeline.errors import MillraceError
+from pipeline.errors import MillraceError, install_extra
 
 __all__ = ["photo_samples"]
 
@@ -53,7 +53,7 @@ def _file(folder: str, name: str) -> Path:
     if file is None or not file.is_file():
         raise MillraceError(
             f"the demo's photo {name} comes with scikit-learn and scikit-image, which are not installed whole: "
-            "pip install 'millrace[demo]'. `millrace demo --tiny` needs no photos."
+            f"{install_extra('demo')}. `millrace demo --tiny` needs no photos."
         )
     return file
 

@@ -21,6 +21,7 @@ __all__ = [
     "ResultStoreError",
     "SettingsError",
     "TransportError",
+    "install_extra",
 ]
 
 
@@ -50,3 +51,8 @@ class BrokerError(MillraceError):
 
 class ResultStoreError(MillraceError):
     """The result store is away, full, locked or damaged; records are computed without it."""
+
+
+def install_extra(extra: str) -> str:
+    """What messages say of an extra that is missing; Millrace itself is on no package index."""
+    return f"install Millrace's extra `{extra}`: pip install '.[{extra}]' in its folder"

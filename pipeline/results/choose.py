@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, install_extra
 from pipeline.results.sqlite import SqliteStore
 from pipeline.results.store import ResultStore
 from pipeline.settings import ResultSettings
@@ -38,6 +38,6 @@ def _redis(url: str, keep_s: float, timeout_s: float) -> ResultStore:
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"settings: results.store names Redis, but {error.name} is not installed: "
-            "`pip install 'millrace[redis]'`, or name another store."
+            f"{install_extra('redis')}, or name another store."
         ) from error
     return RedisStore(url, keep_s=keep_s, timeout_s=timeout_s)

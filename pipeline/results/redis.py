@@ -1,4 +1,4 @@
-"""A result store in Redis, for workers on several machines: ``pip install 'millrace[redis]'``.
+"""A result store in Redis, for workers on several machines; it needs the extra ``redis``.
 
 Each value expires by itself. How much memory they may take is for Redis to say: set its ``maxmemory``, and
 ``maxmemory-policy volatile-ttl``, which lets the oldest of ours go first.

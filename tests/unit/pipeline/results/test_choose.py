@@ -40,5 +40,5 @@ def test_any_other_is_refused_with_those_there_are(written: str) -> None:
 def test_redis_without_its_package_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pipeline.results.redis", raising=False)
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(SettingsError, match=r"pip install 'millrace\[redis\]'"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[redis\]' in its folder"):
         find_store(ResultSettings(store="redis://cache"))

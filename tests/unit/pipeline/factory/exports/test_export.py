@@ -114,7 +114,7 @@ def test_a_module_that_decides_by_values_cannot_be_exported(tmp_path: Path) -> N
 
 def test_without_torch_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModelError, match=r"needs torch .*pip install 'millrace\[models\]'"):
+    with pytest.raises(ModelError, match=r"needs torch .*pip install '\.\[models\]' in its folder"):
         export.import_framework("torch")
 
 

@@ -122,7 +122,7 @@ def test_pruning_by_magnitude_without_torch_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModelError, match=r"needs torch .*pip install 'millrace\[models\]'"):
+    with pytest.raises(ModelError, match=r"needs torch .*pip install '\.\[models\]' in its folder"):
         pruned(mlp_classifier(tmp_path), tmp_path, "magnitude", 0.2)
     assert {path.name for path in (tmp_path / "mlp").iterdir()} == {"1"}
 
