@@ -44,7 +44,8 @@ def build(source: str, *, name: str | None, version: str | None, force: bool, as
     """Build a model: FP32 graphs and a card, tried out before they are put into the store.
 
     SOURCE is a folder with config.json and *.safetensors, hf:ORG/NAME or ORG/NAME (fetched from the Hugging Face hub),
-    torchvision:NAME, or an .onnx file. No code that comes with a model is run, and no pickle is read.
+    torchvision:NAME, or an .onnx file. No code that comes with a model is run, and a pickle is read only as the
+    checkpoint of a torchvision network, by a reader that knows tensors alone.
 
     With --variant (or samples) it is optimized too, as `millrace models optimize` does: see its help.
     """
