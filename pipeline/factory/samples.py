@@ -119,7 +119,7 @@ def _decoded(text: str, where: str) -> _Line:
     try:
         return msgspec.json.decode(text, type=_Line)
     except msgspec.DecodeError as error:
-        raise ModelError(f'{where}: {error}. A line is such as {{"text": "...", "label": "..."}}.') from error
+        raise ModelError(f'{where}: {error}. A line is such as {{"prompt": "...", "label": "..."}}.') from error
 
 
 def _bytes(file: Path, where: str) -> bytes:
