@@ -38,6 +38,9 @@ from pipeline.settings import Settings
 
 __all__ = ["optimize", "optimize_folder"]
 
+FEW = 10
+"""Fewer samples than this say next to nothing of a variant."""
+
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 
@@ -115,6 +118,8 @@ def optimize_folder(
         check_names(gate, model.card.task, answered=answered)
     bounds = gate or default_gate(model.card.task, answered=answered)
     model.verify(FULL)
+    if len(evaluation) < FEW:
+        progress(f"measuring on {len(evaluation)} samples, which says next to nothing: give 100 or more")
     progress("running FP32 on the samples")
     bench = Bench.of(model, evaluation, settings)
     feeds = _feeds(model, calibration, settings)
@@ -196,7 +201,8 @@ def _with_costs(model: ServedModel, bench: Bench, progress: Progress) -> ModelCa
     card = model.card
     full = card.variants[FULL]
     figures = {} if card.text is not None else figures_of(model, FULL, bench)  # a decoder against itself tells nothing
-    measured = full.measured | figures | costs(model, FULL, bench)
+    # Nothing of an earlier time is kept: it was measured on other samples.
+    measured = figures | costs(model, FULL, bench)
     return replace(card, variants=card.variants | {FULL: replace(full, measured=measured)})
 
 

@@ -73,7 +73,7 @@ def prune(
 
     Raises:
         ModelError: there is no FP32, ``amount`` is out of its bounds, the version is there already, nothing in the
-            graph can be removed, or torch, which ``magnitude`` needs, is not installed. The store is then as it was.
+            graph can be removed, or torch is not installed. The store is then as it was.
     """
     card, store = model.card, settings.models.store_path
     if not 0 < amount < 1:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from onnx import numpy_helper
 
 from pipeline.errors import ModelError
+from pipeline.factory.exports.export import import_framework
 from pipeline.factory.quantize.plan import Layer, find_layers
 from pipeline.factory.quantize.rebuild import rebuilt
 
@@ -43,7 +44,7 @@ def remove_neurons(model: onnx.ModelProto, amount: float) -> onnx.ModelProto:
     """A copy without the ``amount`` of each inner layer's channels that have the smallest weights (L2).
 
     Raises:
-        ModelError: the graph has no layer that can lose any.
+        ModelError: the graph has no layer that can lose any, or torch is not installed.
     """
     copy = rebuilt(model, model.graph.node, model.graph.initializer)
     graph = _Graph(copy)
@@ -60,9 +61,7 @@ def remove_neurons(model: onnx.ModelProto, amount: float) -> onnx.ModelProto:
 
 def _kept(weight: Array, axis: int, amount: float) -> Array:
     """The places of the channels that stay, by torch's structured pruning (prune.ln_structured, n = 2)."""
-    import torch  # a worker never needs it
-    from torch.nn.utils import prune as torch_prune
-
+    torch, torch_prune = import_framework("torch"), import_framework("torch.nn.utils.prune")
     channels = weight.shape[axis]
     left = max(MULTIPLE, round(channels * (1 - amount) / MULTIPLE) * MULTIPLE)
     if left >= channels:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from pipeline.factory.progress import Progress
 from pipeline.factory.quantize.plan import Layer, find_layers
 from pipeline.factory.quantize.qdq import Scheme
 from pipeline.factory.quantize.ranges import Probe, with_probes
@@ -70,8 +71,10 @@ def layer_errors(
     return {layer.name: sums[f"error of {layer.name}"] / max(sums[f"size of {layer.name}"], 1e-30) for layer in layers}
 
 
-def ranked(graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Feeds]) -> list[Layer]:
-    """The layers, those first whose staying in floats helps the graph's output most."""
+def ranked(
+    graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Feeds], progress: Progress = lambda _: None
+) -> list[Layer]:
+    """The layers, those first whose staying in floats helps the graph's output most; ``progress`` is told of each."""
     errors = layer_errors(graph, scheme, ranging, batches)
     full = list(run_graph(graph.model, batches))
     layers = find_layers(graph.model)
@@ -79,7 +82,12 @@ def ranked(graph: Calibrated, scheme: Scheme, ranging: str, batches: Sequence[Fe
     # The first and the last have few weights and many consequences: their own error does not show it.
     tried = list({layer.name: layer for layer in (layers[0], *worst[:JUDGED], layers[-1])}.values())
 
+    done = 0
+
     def error(*kept: Layer) -> float:
+        nonlocal done
+        done += 1
+        progress(f"looking for sensitive layers, {done} of {2 * len(tried) - 1}")
         excluded = {layer.name for layer in kept}
         return output_error(full, graph.quantized(scheme, ranging=ranging, excluded=excluded), batches)
 

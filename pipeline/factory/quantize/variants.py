@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 from msgspec import Struct
@@ -171,13 +172,15 @@ def _loaded(path: Path) -> onnx.ModelProto:
 def _static(material: Material, scheme: Scheme, roles: Sequence[str], method: str) -> Iterator[Draft]:
     """Everything quantized, with the ranges that cost least; then ever more of the sensitive layers in floats."""
     material.progress("calibrating")
-    graphs = {role: _Static(calibrate(material.graphs[role], material.feeds[role]), scheme) for role in roles}
+    graphs = {
+        role: _Static(calibrate(material.graphs[role], material.feeds[role]), scheme, material.progress)
+        for role in roles
+    }
     for role, graph in graphs.items():
         graph.choose()
         material.progress(f"{role}: {graph.how}")
     method = f"{method}, {'; '.join(dict.fromkeys(graph.how for graph in graphs.values()))}, bias correction"
     yield Draft(method=method, graphs={role: graph.quantized(()) for role, graph in graphs.items()})
-    material.progress("looking for sensitive layers")
     for count in KEPT_IN_FLOATS:
         kept = {role: graph.worst(count) for role, graph in graphs.items()}
         if not any(kept.values()):
@@ -190,8 +193,8 @@ def _static(material: Material, scheme: Scheme, roles: Sequence[str], method: st
 class _Static:
     """One graph on its way to static INT8."""
 
-    def __init__(self, calibrated: Calibrated, scheme: Scheme) -> None:
-        self._calibrated, self._scheme = calibrated, scheme
+    def __init__(self, calibrated: Calibrated, scheme: Scheme, progress: Progress) -> None:
+        self._calibrated, self._scheme, self._progress = calibrated, scheme, progress
         self._judged_on = calibrated.batches[:: max(1, len(calibrated.batches) // JUDGED_ON)][:JUDGED_ON]
         self._full = list(run_graph(calibrated.model, self._judged_on))
         self._ranked: list[Layer] | None = None
@@ -206,7 +209,11 @@ class _Static:
             ways += [
                 (f"smoothed by {it}, ", plain.smoothed(it), ranging) for it in SMOOTHINGS for ranging in RANGINGS[:2]
             ]
-        smoothing, self._calibrated, self._ranging = min(ways, key=lambda way: self._error(*way[1:]))
+        errors = []
+        for number, way in enumerate(ways, 1):
+            self._progress(f"calibrating, way {number} of {len(ways)}")
+            errors.append(self._error(*way[1:]))
+        smoothing, self._calibrated, self._ranging = ways[int(np.argmin(errors))]
         self.how = f"{smoothing}{self._ranging} ranges"
 
     def quantized(self, kept: Sequence[str]) -> onnx.ModelProto:
@@ -216,7 +223,7 @@ class _Static:
         """The ``count`` layers that bear INT8 worst; those are passed over with which it were too many weights."""
         layers = find_layers(self._calibrated.model)
         if self._ranked is None:
-            self._ranked = ranked(self._calibrated, self._scheme, self._ranging, self._judged_on)
+            self._ranked = ranked(self._calibrated, self._scheme, self._ranging, self._judged_on, self._progress)
         left = MOST_OF_WEIGHTS * sum(layer.parameters for layer in layers)
         chosen: list[str] = []
         for layer in self._ranked:

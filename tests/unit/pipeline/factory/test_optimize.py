@@ -76,6 +76,22 @@ def test_a_variant_that_fails_its_gate_is_in_the_card_with_its_tries_and_leaves_
     assert not (model.folder / "int8.onnx").exists()
 
 
+def test_figures_of_fp32_are_those_of_the_last_samples_and_few_of_them_are_told(tmp_path: Path) -> None:
+    model, said = conv_classifier(tmp_path), list[str]()
+    labelled = [replace(sample, answer="red") for sample in pictures(12, seed=100)]
+    for evaluation in (labelled, pictures(3, seed=200)):
+        said.clear()
+        card = optimize(
+            model, variants=["int8"], calibration=pictures(16), evaluation=evaluation, settings=settings_for(tmp_path),
+            progress=said.append,
+        )  # fmt: skip
+    measured = card.variants["fp32"].measured
+    assert "accuracy" not in measured, "that was of the samples with answers"
+    assert "measuring on 3 samples, which says next to nothing: give 100 or more" in said
+    ways = [step for step in said if step.startswith("calibrating, way ")]
+    assert ways == [f"calibrating, way {number} of {len(ways)}" for number in range(1, len(ways) + 1)] != []
+
+
 def test_leaving_sensitive_layers_in_floats_wins_what_the_plain_one_loses(tmp_path: Path) -> None:
     model = conv_classifier(tmp_path)
     plain = optimized(model, tmp_path, "int8").card.variants["int8"].measured["mean_kl"]

@@ -118,12 +118,11 @@ def test_amounts_and_versions_that_cannot_be_are_refused(tmp_path: Path) -> None
         pruned(replace(model, card=card), tmp_path, "magnitude", 0.2)
 
 
-def test_pruning_by_magnitude_without_torch_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("kind", ["magnitude", "structured"])
+def test_pruning_without_torch_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModelError, match=r"needs torch .*pip install '\.\[models\]' in its folder"):
-        pruned(mlp_classifier(tmp_path), tmp_path, "magnitude", 0.2)
+        pruned(mlp_classifier(tmp_path), tmp_path, kind, 0.2)
     assert {path.name for path in (tmp_path / "mlp").iterdir()} == {"1"}
 
 
