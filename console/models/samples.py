@@ -16,7 +16,7 @@ from schemas.tasks import TASKS, Kind
 if TYPE_CHECKING:
     from pipeline.factory.samples import Sample
 
-__all__ = ["find_evaluation", "find_samples", "load_samples"]
+__all__ = ["find_evaluation", "find_samples", "load_samples", "samples_for"]
 
 
 def find_samples(
@@ -43,8 +43,8 @@ def find_samples(
         TransportError: a stretch cannot be read, or holds nothing.
     """
     if not calibration and not evaluation:
-        return _own_samples(model, output, progress)
-    ranges, measured = (load_samples(texts, model.card.task, output) for texts in (calibration, evaluation))
+        return _own_samples(model, output, progress, "--calibration", "--evaluation")
+    ranges, measured = (samples_for(model, texts, output) for texts in (calibration, evaluation))
     if calibration and evaluation:
         return ranges, measured
     given = ranges or measured
@@ -58,7 +58,16 @@ def find_evaluation(
     model: ServedModel, evaluation: Sequence[str], output: Output, progress: Callable[[str], None]
 ) -> list[Sample]:
     """Samples to measure on alone: those that are named, or Millrace's own. Raises as :func:`find_samples` does."""
-    return load_samples(evaluation, model.card.task, output) or _own_samples(model, output, progress)[1]
+    return samples_for(model, evaluation, output) or _own_samples(model, output, progress, "--evaluation")[1]
+
+
+def samples_for(model: ServedModel, texts: Sequence[str], output: Output) -> list[Sample]:
+    """As :func:`load_samples`; raises ModelError, too, for a sample of a kind that ``model`` does not read."""
+    from pipeline.factory.samples import check_kinds
+
+    found = load_samples(texts, model.card.task, output)
+    check_kinds(found, model)
+    return found
 
 
 def load_samples(texts: Sequence[str], task: Task, output: Output) -> list[Sample]:
@@ -84,16 +93,17 @@ def load_samples(texts: Sequence[str], task: Task, output: Output) -> list[Sampl
 
 
 def _own_samples(
-    model: ServedModel, output: Output, progress: Callable[[str], None]
+    model: ServedModel, output: Output, progress: Callable[[str], None], *options: str
 ) -> tuple[list[Sample], list[Sample]]:
+    """Millrace's own; ``options`` are those by which the command takes others."""
     from pipeline.factory.samples_default import default_samples
 
     if model.card.task == "image-to-text":
         raise ModelError(
             f"model {model.spec}: there are no images with questions here to measure it on. Give some: "
-            "--calibration FILE with lines of image, prompt and answer."
+            f"{options[0]} FILE with lines of image, prompt and answer."
         )
-    output.say("measured on Millrace's own photos and sentences; --calibration and --evaluation name yours")
+    output.say(f"measured on Millrace's own photos and sentences; give yours with {' and '.join(options)}")
     with tempfile.TemporaryDirectory(prefix="millrace-samples-") as scratch:
         return default_samples(model, Path(scratch), progress)
 

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from console.models.parameters import SAMPLES
-from console.models.samples import load_samples
+from console.models.samples import samples_for
 from console.output import Output, json_option
 from console.progress import step_progress
 from pipeline.models.profile import Point, profile_path
@@ -37,7 +37,7 @@ def tune(name: str, *, samples: tuple[str, ...], seconds: float, as_json: bool) 
     settings, output = load_settings(), Output(as_json=as_json)
     model = find_model(name, settings)
     with step_progress(output, model.spec) as step:
-        found = load_samples(samples, model.card.task, output)
+        found = samples_for(model, samples, output)
         tuning = tune_model(model, settings, samples=found, seconds=seconds, progress=step)
     path = profile_path(settings.models.store_path, model.card, tuning.profile.device)
     if as_json:

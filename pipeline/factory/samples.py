@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from pipeline.errors import ModelError
+from pipeline.models.store import ServedModel
 from schemas.messages import ChatMessage, ImageInput, InferenceRequest, Source, Task, TextInput
 
-__all__ = ["Sample", "read_samples", "request_of", "sample_of"]
+__all__ = ["Sample", "check_kinds", "read_samples", "request_of", "sample_of"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -81,6 +83,18 @@ def request_of(sample: Sample, task: Task, index: int = 0) -> InferenceRequest:
         raise ModelError(f"sample {index}: it has neither a text nor an image.")
     source = Source(topic="samples", partition=0, offset=index)
     return InferenceRequest(id=f"samples/0/{index}", source=source, task=task, input=content)
+
+
+def check_kinds(samples: Sequence[Sample], model: ServedModel) -> None:
+    """Raise ModelError for an image that a model of texts is given, and for a text where images are read."""
+    images = model.card.image is not None
+    texts = model.card.encoder is not None or model.card.task == "text-generation"
+    for number, sample in enumerate(samples, 1):
+        where = sample.where or f"sample {number}"
+        if sample.image is not None and not images:
+            raise ModelError(f"{where}: this is an image, and {model.spec} reads texts. Give a JSONL file of prompts.")
+        if sample.image is None and not texts:
+            raise ModelError(f"{where}: this is a text, and {model.spec} reads images. Give a folder of them, or lines with `image`.")
 
 
 def _read_folder(folder: Path) -> list[Sample]:

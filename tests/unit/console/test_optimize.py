@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from console.models.gate import gate_of
-from console.models.samples import find_samples, load_samples
+from console.models.samples import find_evaluation, find_samples, load_samples
 from console.output import Output
 from pipeline.errors import ModelError, TransportError
 from pipeline.factory.gates.gate import Gate
@@ -202,6 +202,22 @@ def test_samples_are_shared_out_where_only_one_side_is_given(tmp_path: Path) -> 
     file.write_text('{"text": "alone"}\n')
     with pytest.raises(ModelError, match="one sample is not enough"):
         texts([str(file)], [])
+
+
+def test_where_own_samples_are_taken_the_options_that_the_command_has_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, output = read_model("dialogues-tiny", load_settings()), Output(as_json=False)
+    find_evaluation(model, [], output, lambda _: None)
+    assert "give yours with --evaluation\n" in capsys.readouterr().out
+    find_samples(model, [], [], output, lambda _: None)
+    assert "give yours with --calibration and --evaluation\n" in capsys.readouterr().out
+
+
+def test_images_for_a_model_of_texts_are_told_as_such(photos: Path) -> None:
+    status, _, error = run("optimize", "intents-tiny", "--calibration", str(photos))
+    assert status == 1
+    assert "bright/0.png: this is an image, and intents-tiny@" in error
 
 
 def test_samples_are_files_unless_they_are_a_topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

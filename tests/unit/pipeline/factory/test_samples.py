@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from pipeline.errors import ModelError
 from pipeline.factory.gates.decoders import gate_texts
-from pipeline.factory.samples import Sample, read_samples, request_of, sample_of
+from pipeline.factory.samples import Sample, check_kinds, read_samples, request_of, sample_of
 from pipeline.factory.samples_default import calibration_sentences, default_samples
 from pipeline.models.store import read_model
 from pipeline.runtime.huggingface import open_tokenizer
@@ -83,6 +83,19 @@ def test_records_become_samples_and_samples_requests() -> None:
     elsewhere = InferenceRequest(id="3", source=SOURCE, task="image-classification", input=ImageInput(dataref="f:/x"))
     with pytest.raises(ModelError, match="record 3: its image is kept elsewhere"):
         sample_of(elsewhere)
+
+
+def test_a_sample_of_a_kind_that_a_model_does_not_read_is_told_by_its_file() -> None:
+    image, text = Sample(image=b"png", where="photos/cat/1.png"), Sample(text="hello", where="a.jsonl, line 2")
+    for name in ("intents-tiny", "dialogues-tiny"):
+        model = read_model(name, Settings())
+        check_kinds([text], model)
+        with pytest.raises(ModelError, match=rf"^photos/cat/1\.png: this is an image, and {model.spec} reads texts\."):
+            check_kinds([text, image], model)
+    digits = read_model("digits-tiny", Settings())
+    check_kinds([image], digits)
+    with pytest.raises(ModelError, match=rf"^a\.jsonl, line 2: this is a text, and {digits.spec} reads images\."):
+        check_kinds([image, text], digits)
 
 
 def test_no_sentence_for_calibration_is_one_that_models_are_measured_on() -> None:
