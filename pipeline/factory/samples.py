@@ -94,7 +94,9 @@ def check_kinds(samples: Sequence[Sample], model: ServedModel) -> None:
         if sample.image is not None and not images:
             raise ModelError(f"{where}: this is an image, and {model.spec} reads texts. Give a JSONL file of prompts.")
         if sample.image is None and not texts:
-            raise ModelError(f"{where}: this is a text, and {model.spec} reads images. Give a folder of them, or lines with `image`.")
+            raise ModelError(
+                f"{where}: this is a text, and {model.spec} reads images. Give a folder of them, or lines with `image`."
+            )
 
 
 def _read_folder(folder: Path) -> list[Sample]:
