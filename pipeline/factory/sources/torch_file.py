@@ -73,9 +73,13 @@ def read_state_dict(data: bytes) -> dict[str, Array]:
 def _read_zip(data: bytes) -> dict[str, Array]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = [item.filename for item in archive.infolist()]
+        root = next((name for name in names if name.endswith("/data.pkl")), "").removesuffix("data.pkl")
+        if not root:
+            _refuse_file()
+        if f"{root}constants.pkl" in names:  # code and all
+            _refuse("a module of TorchScript")
         if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
             raise ModelError("the PyTorch file is a compressed archive, which PyTorch does not write.")
-        root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ModelError("the PyTorch file is big endian. Save it again on another machine.")
         tensors = _check_tensors(_load(io.BytesIO(archive.read(f"{root}data.pkl"))))
@@ -86,7 +90,7 @@ def _read_zip(data: bytes) -> dict[str, Array]:
 
 def _read_legacy(data: bytes) -> dict[str, Array]:
     stream = io.BytesIO(data)
-    _check_header(_load(stream), _load(stream))
+    _check_header(stream)
     _load(stream)
     tensors = _check_tensors(_load(stream))
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
@@ -114,7 +118,16 @@ class _Reader(pickle.Unpickler):
 
 
 def _refuse(what: str) -> NoReturn:
-    raise ModelError(f"the PyTorch file holds {what}, which is no tensor: it is not read.")
+    raise ModelError(
+        f"the PyTorch file holds {what}, which is no tensor: it is not read. Save the weights alone, as float32: "
+        "torch.save(model.float().state_dict(), FILE)."
+    )
+
+
+def _refuse_file() -> NoReturn:
+    raise ModelError(
+        "this is no PyTorch checkpoint. Give a .safetensors file, or what torch.save(model.state_dict(), FILE) writes."
+    )
 
 
 def _load(stream: BinaryIO) -> Any:
@@ -129,9 +142,14 @@ def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
     return tensor
 
 
-def _check_header(magic: Any, protocol: Any) -> None:
-    if (magic, protocol) != (MAGIC, PROTOCOL):
-        raise ModelError("not a PyTorch file: neither a zip archive nor of the format before 1.6.")
+def _check_header(stream: BinaryIO) -> None:
+    """Read past the magic number and the protocol. Raises ModelError for a file that begins otherwise."""
+    try:
+        header = _load(stream), _load(stream)
+    except Exception:  # what is no pickle raises nearly anything
+        _refuse_file()
+    if header != (MAGIC, PROTOCOL):
+        _refuse_file()
 
 
 def _check_tensors(loaded: Any) -> dict[str, _Tensor]:

@@ -99,5 +99,5 @@ def test_a_missing_or_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"gone\.pth: the checkpoint cannot be read"):
         build(FAMILY, source_of("resnet18", tmp_path / "gone.pth"), tmp_path)
     (tmp_path / "bad.pth").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"bad\.pth: the PyTorch file is damaged"):
+    with pytest.raises(ModelError, match=r"bad\.pth: this is no PyTorch checkpoint"):
         build(FAMILY, source_of("resnet18", tmp_path / "bad.pth"), tmp_path)

@@ -134,8 +134,31 @@ def test_every_cut_of_a_file_is_an_error_and_never_a_wrong_answer() -> None:
             read_state_dict(whole[:length])
 
 
+@pytest.mark.parametrize("data", [b"", b"label,count\ncat,3\n", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(64)])
+def test_what_is_no_file_of_pytorch_at_all_is_told_as_that(data: bytes) -> None:
+    with pytest.raises(ModelError, match=r"^this is no PyTorch checkpoint\. .*torch\.save"):
+        read_state_dict(data)
+
+
+def test_an_archive_of_other_things_is_no_checkpoint() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ModelError, match="this is no PyTorch checkpoint"):
+        read_state_dict(file.getvalue())
+
+
+def test_a_module_that_was_saved_whole_is_told_how_to_save_its_weights() -> None:
+    script = io.BytesIO(zipped({}, []))
+    with zipfile.ZipFile(script, "a") as archive:
+        archive.writestr("model/constants.pkl", b"")
+    for file in (saved(Evil(), []), zipped(Evil(), []), script.getvalue()):
+        with pytest.raises(ModelError, match=r"torch\.save\(model\.float\(\)\.state_dict\(\), FILE\)"):
+            read_state_dict(file)
+
+
 def test_another_magic_number_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"format before 1\.6"):
+    with pytest.raises(ModelError, match="no PyTorch checkpoint"):
         read_state_dict(saved({}, [], magic=1))
 
 
