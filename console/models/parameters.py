@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.errors import TransportError
 
-__all__ = ["NUMBERS", "SAMPLES", "SIZE"]
+__all__ = ["NUMBERS", "SAMPLES", "SIZE", "one_version", "version_argument"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Value(click.ParamType):
@@ -66,3 +69,16 @@ class _Samples(_Value):
 SAMPLES = _Samples()
 SIZE = _Size()
 NUMBERS = _Numbers()
+
+
+def version_argument(command: Command) -> Command:
+    """The argument ``spec`` of a command about one version, which :func:`one_version` reads."""
+    return click.argument("spec", nargs=-1, required=True, metavar="NAME@VERSION")(command)
+
+
+def one_version(spec: Sequence[str]) -> tuple[str, str]:
+    """The name and the version, from ``NAME@VERSION`` or ``NAME VERSION``. Raises click.UsageError."""
+    match [part for argument in spec for part in argument.split("@")]:
+        case [name, version]:
+            return name, version
+    raise click.UsageError("give one version, as NAME@VERSION or NAME VERSION. `millrace models list` shows them.")

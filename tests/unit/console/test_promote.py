@@ -51,6 +51,19 @@ def test_promote_of_what_is_not_here_fails_and_without_a_version_it_is_wrong_usa
     assert read_pointer(store / "toy") == "1"
 
 
+def test_a_version_is_named_in_one_word_or_in_two(store: Path) -> None:
+    assert run("promote", "toy@2")[:2] == (0, "toy now means toy@2; before, toy@1\n")
+    assert run("remove", "toy", "1")[:2] == (0, "toy@1 is removed\n")
+
+
+@pytest.mark.parametrize("spec", [("toy",), ("toy@2", "1"), ("toy@1@2",), ("toy", "1", "2")])
+def test_anything_but_one_version_is_wrong_usage(store: Path, spec: tuple[str, ...]) -> None:
+    for command in ("promote", "remove"):
+        status, _, error = run(command, *spec)
+        assert (status, "as NAME@VERSION or NAME VERSION" in error) == (2, True)
+    assert sorted(folder.name for folder in (store / "toy").iterdir() if folder.is_dir()) == ["1", "2"]
+
+
 def test_remove_takes_a_version_but_not_the_promoted_one_unless_forced(store: Path) -> None:
     assert run("remove", "toy@2")[:2] == (0, "toy@2 is removed\n")
     status, _, error = run("remove", "toy@1")
