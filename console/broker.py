@@ -10,6 +10,7 @@ import msgspec
 
 from agents.broker import KAFKA_PORT, BrokerInfo, EmbeddedBroker
 from agents.broker.jars import KAFKA_VERSION
+from console.lazy import NamingGroup
 from console.output import Output, json_option
 from console.progress import byte_progress
 from pipeline.settings import BrokerSettings, load_settings
@@ -23,7 +24,7 @@ data_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=NamingGroup)
 def broker() -> None:
     """Start, stop and inspect the embedded Kafka.
 

@@ -1,7 +1,8 @@
-"""A click group whose commands are imported when they are run, so that `millrace --help` starts fast."""
+"""Click groups: one whose commands are imported when they are run, so that `millrace --help` starts fast."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +11,25 @@ import click
 
 from pipeline.errors import MillraceError
 
-__all__ = ["LazyGroup"]
+__all__ = ["LazyGroup", "NamingGroup"]
 
 
-class LazyGroup(click.Group):
+class NamingGroup(click.Group):
+    """A group that tells a misspelt command with the one that may be meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; its error says more."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if nearest := difflib.get_close_matches(args[0], self.list_commands(ctx), n=1):
+                error.message += f" Did you mean {nearest[0]!r}?"
+            raise
+
+
+class LazyGroup(NamingGroup):
     """Commands by name: (``module:attribute``, one line of help).
 
     A :class:`~pipeline.errors.MillraceError` from any of them is printed as one message, and the exit status is 1.

@@ -11,7 +11,7 @@ from console.models.describe import spec_of
 from console.output import Output, json_option
 from pipeline.errors import ModelError
 from pipeline.models.folders import list_folders, list_without_card
-from pipeline.models.store import pointed_version, read_folder
+from pipeline.models.store import not_found, pointed_version, read_folder, split_spec
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["verify"]
@@ -27,7 +27,7 @@ def verify(names: Sequence[str], *, as_json: bool) -> int:
     """
     settings, output = load_settings(), Output(as_json=as_json)
     here = [*list_folders(settings), *list_without_card(settings)]
-    found = [folder for name in names for folder in _versions(name, here)] if names else here
+    found = [folder for name in names for folder in _versions(name, here, settings)] if names else here
     results = [{"model": spec_of(folder), "folder": str(folder), "error": _damage(folder)} for folder in found]
     pointers = [_pointer(name, settings) for name in sorted({folder.parent.name for folder in found})]
     for result in results:
@@ -39,11 +39,11 @@ def verify(names: Sequence[str], *, as_json: bool) -> int:
     return int(any(result["error"] for result in (*results, *pointers)))
 
 
-def _versions(name: str, here: Sequence[Path]) -> list[Path]:
+def _versions(name: str, here: Sequence[Path], settings: Settings) -> list[Path]:
     """The folders of the versions that ``name`` or ``name@version`` means, whole or not."""
     found = [folder for folder in here if name in (folder.parent.name, spec_of(folder))]
     if not found:
-        raise ModelError(f"model {name!r} is not here. `millrace models list` shows those that are.")
+        raise ModelError(not_found(*split_spec(name), settings))
     return found
 
 

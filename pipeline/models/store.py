@@ -32,6 +32,7 @@ __all__ = [
     "ServedModel",
     "find_folder",
     "find_model",
+    "not_found",
     "pointed_version",
     "promoted_version",
     "read_folder",
@@ -123,7 +124,7 @@ def find_folder(spec: str, settings: Settings) -> Path:
     if version is None and folders:
         version = promoted_version(name, settings)
     if version not in folders:
-        raise ModelError(_not_found(name, version, settings))
+        raise ModelError(not_found(name, version, settings))
     return folders[version]
 
 
@@ -143,7 +144,7 @@ def promoted_version(name: str, settings: Settings) -> str:
     """
     versions = versions_of(name, settings)
     if not versions:
-        raise ModelError(_not_found(name, None, settings))
+        raise ModelError(not_found(name, None, settings))
     if (version := pointed_version(name, settings)) is not None:
         return version
     if len(versions) > 1:
@@ -185,7 +186,8 @@ def read_folder(folder: Path) -> ServedModel:
     return ServedModel(card=card, folder=folder)
 
 
-def _not_found(name: str, version: str | None, settings: Settings) -> str:
+def not_found(name: str, version: str | None, settings: Settings) -> str:
+    """What is said of a model or a version that is not here, with the name that may be meant."""
     here = names_of_models(settings)
     place = f"neither in {settings.models.store_path} nor shipped with Millrace"
     if name in here:

@@ -57,3 +57,13 @@ def test_wrong_usage_is_exit_2() -> None:
 
 def test_an_unknown_command_is_exit_2() -> None:
     assert CliRunner().invoke(cli, ["dance"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(("wroker",), "worker"), (("models", "optimise"), "optimize"), (("broker", "strat"), "start")],
+)
+def test_a_misspelt_command_is_told_with_the_one_that_may_be_meant(typed: tuple[str, ...], meant: str) -> None:
+    done = CliRunner().invoke(cli, typed)
+    assert done.exit_code == 2
+    assert done.stderr.endswith(f"No such command '{typed[-1]}'. Did you mean '{meant}'?\n")

@@ -172,6 +172,8 @@ def test_verify_fails_on_damage_and_says_where(store: Path) -> None:
 
 def test_verify_of_a_model_that_is_not_here_fails(store: Path) -> None:
     assert run("verify", "smollm2-135m")[0] == 1
+    assert "Did you mean 'toy'?" in run("verify", "tay")[2]
+    assert "model toy has no version '7'" in run("verify", "toy@7")[2]
 
 
 def test_pull_checks_every_name_before_it_fetches_anything(store: Path) -> None:
