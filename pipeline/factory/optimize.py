@@ -28,6 +28,7 @@ from pipeline.factory.quantize.calibration import MAIN, Observation, graph_paths
 from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
 from pipeline.factory.samples import Sample
+from pipeline.factory.samples_default import calibration_sentences, prompt_samples
 from pipeline.factory.trial import FULL, check_full, try_out
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
@@ -209,8 +210,10 @@ def _with_costs(model: ServedModel, bench: Bench, progress: Progress) -> ModelCa
 def _feeds(model: ServedModel, samples: Sequence[Sample], settings: Settings) -> dict[str, Sequence[Feeds]]:
     """What the samples feed each graph; of image-to-text the vision graph alone."""
     if model.card.task == "text-generation" and model.card.text is not None:
-        rows = read_rows(model, samples, settings)
-        return {MAIN: decoder_feeds(rows.ids, rows.lengths, model.card.text)}
+        # Ours too: scales that are fixed on texts of one kind ruin others, and say nothing of it on their own kind.
+        ours = prompt_samples(model, model.card.text, calibration_sentences())
+        rows = [read_rows(model, part, settings) for part in (samples, ours) if part]
+        return {MAIN: [feed for one in rows for feed in decoder_feeds(one.ids, one.lengths, model.card.text)]}
     seen: list[Observation] = observe(model, FULL, samples, settings)
     roles = {role for one in seen for role in one.feeds}
     return {role: [one.feeds[role] for one in seen if role in one.feeds] for role in roles}

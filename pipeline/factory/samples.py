@@ -113,7 +113,8 @@ def _read_folder(folder: Path) -> list[Sample]:
 
 def _read_file(path: Path) -> list[Sample]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a string in JSON may hold breaks that are Unicode's alone. Some editors put a BOM first.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: the samples cannot be read: {error}") from error
     return [_sample(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]

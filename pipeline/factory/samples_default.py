@@ -17,10 +17,11 @@ from pipeline.factory.gates.decoders import gate_texts
 from pipeline.factory.progress import Progress
 from pipeline.factory.samples import Sample
 from pipeline.factory.sources.photos import CALIBRATION, HELD_OUT, Photo, read_photos, views
+from pipeline.models.card import TextSpec
 from pipeline.models.store import ServedModel
 from pipeline.runtime.huggingface import open_tokenizer
 
-__all__ = ["calibration_sentences", "default_samples", "photo_samples"]
+__all__ = ["calibration_sentences", "default_samples", "photo_samples", "prompt_samples"]
 
 SIDE = 256
 """Of a crop, if the model takes smaller images; what it takes otherwise."""
@@ -49,12 +50,15 @@ def default_samples(model: ServedModel, scratch: Path, progress: Progress) -> tu
         sentences = [text for paragraph in gate_texts() for text in _sentences(paragraph)]
         evaluation += _cut(sentences, codec.encode_whole, most)
     if card.task == "text-generation" and card.text is not None:
-        # A slot holds what begins the text and one token of an answer too.
-        codec, most = open_tokenizer(model.folder / card.text.tokenizer), card.text.max_length - 1
-        most -= card.text.bos_token_id is not None
-        calibration += _cut(calibration_sentences(), codec.encode, most)
-        evaluation += _cut(gate_texts(), codec.encode, most)
+        calibration += prompt_samples(model, card.text, calibration_sentences())
+        evaluation += prompt_samples(model, card.text, gate_texts())
     return calibration, evaluation
+
+
+def prompt_samples(model: ServedModel, spec: TextSpec, texts: Sequence[str]) -> list[Sample]:
+    """``texts`` cut to what a slot holds besides what begins the text and one token of an answer. Raises ModelError."""
+    codec = open_tokenizer(model.folder / spec.tokenizer)
+    return _cut(texts, codec.encode, spec.max_length - 1 - (spec.bos_token_id is not None))
 
 
 def photo_samples(photos: Sequence[Photo], side: int, scratch: Path, progress: Progress) -> list[Sample]:

@@ -101,31 +101,34 @@ def _int8(material: Material) -> Iterator[Draft]:
 def _decoders(material: Material, *, exact_alone: bool = False) -> Iterator[Draft]:
     """A decoder's main graph, from the fastest to the most exact, or that one alone.
 
-    With samples, all before the most exact one have a cache in INT8, and rows have channels evened out.
+    With samples, rows have channels evened out, and are tried with a cache in INT8 before those with one in floats.
     """
     path, feeds = material.graphs[MAIN], material.feeds.get(MAIN)
     maxima = channel_maxima(path, feeds) if feeds and not exact_alone else None
-    if maxima is not None:
-        for method, make in _DECODERS:
-            model = _loaded(path)
-            if make is not weight_only.quantize_weights:  # channels that stand out do no harm in its blocks
-                model, method = smooth(model, maxima.behind_norms, SMOOTHING), f"{method}, {EVENED}"
-            made = decoder_cache.quantize_cache(make(model), maxima.cached)
-            yield Draft(method=f"{method}, {decoder_cache.METHOD}", graphs={MAIN: made})
-    for method, make in _DECODERS if not (maxima or exact_alone) else _DECODERS[-1:]:
-        yield Draft(method=method, graphs={MAIN: make(_loaded(path))})
+    caches = (None,) if maxima is None else (maxima.cached, None)
+    for forms in (_BLOCKS,) if exact_alone else (_ROWS, _BLOCKS):
+        for cached in caches:
+            for method, make in forms:
+                model = _loaded(path)
+                if maxima is not None and forms is _ROWS:  # channels that stand out do no harm in blocks
+                    model, method = smooth(model, maxima.behind_norms, SMOOTHING), f"{method}, {EVENED}"
+                made = make(model)
+                if cached is not None:
+                    made, method = decoder_cache.quantize_cache(made, cached), f"{method}, {decoder_cache.METHOD}"
+                yield Draft(method=method, graphs={MAIN: made})
 
 
 def _rows(least_widening: float) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
     return partial(decoder_rows.quantize_rows, least_widening=least_widening)
 
 
-_DECODERS: tuple[tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]], ...] = (
+_Form = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
+_ROWS: tuple[_Form, ...] = (
     (decoder_rows.METHOD, _rows(0)),
     (f"{decoder_rows.METHOD}; products that narrow in blocks of 32", _rows(1)),
     (f"{decoder_rows.METHOD}; products that do not double the width in blocks of 32", _rows(2)),
-    (weight_only.METHOD, weight_only.quantize_weights),
 )
+_BLOCKS: tuple[_Form, ...] = ((weight_only.METHOD, weight_only.quantize_weights),)
 
 
 def _trt(material: Material) -> Iterator[Draft]:

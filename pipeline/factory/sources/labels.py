@@ -12,6 +12,7 @@ from pipeline.factory.family import Source
 __all__ = ["LABELS", "labels_of", "write_labels"]
 
 LABELS = "labels.txt"
+FORM = "Labels are one line for each class, in the order of the network's outputs."
 
 
 def labels_of(source: Source, classes: int, known: Mapping[Any, str] | Sequence[str] = ()) -> tuple[str, ...]:
@@ -54,8 +55,10 @@ def _in_order(known: Mapping[Any, str], where: str) -> Sequence[str]:
 def _read_labels(path: Path, classes: int) -> tuple[str, ...]:
     try:
         labels = tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: this is no text in UTF-8. {FORM}") from error
+    except OSError as error:
         raise ModelError(f"{path}: the labels cannot be read: {error}.") from error
     if len(labels) != classes:
-        raise ModelError(f"{path}: it has {len(labels)} labels, and the network has {classes} classes.")
+        raise ModelError(f"{path}: it has {len(labels)} labels, and the network has {classes} classes. {FORM}")
     return labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pipeline.factory.gates.gate import Gate
 from pipeline.factory.gates.gates import default_gate
 from pipeline.factory.gates.speed import memory_megabytes
 from pipeline.factory.optimize import optimize
+from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.samples import Sample
 from pipeline.factory.trial import open_variants
 from pipeline.models.card import Variant, VariantName
@@ -129,6 +131,21 @@ def optimized_gpt2(tmp_path: Path, *variants: VariantName) -> ServedModel:
         settings=settings_for(tmp_path / "store"),
     )
     return ServedModel(card=made, folder=folder)
+
+
+def test_a_decoder_is_calibrated_on_texts_of_ours_besides_narrow_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales of a cache that are fixed on one kind of text ruin every other, and measure well on that kind."""
+    seen = list[int]()
+
+    def spy(ids: Any, lengths: Any, spec: Any) -> Any:
+        seen.extend(ids.ravel().tolist())
+        return decoder_feeds(ids, lengths, spec)
+
+    monkeypatch.setattr("pipeline.factory.optimize.decoder_feeds", spy)
+    optimized_gpt2(tmp_path, "int8")
+    assert len(set(seen)) > len({token for number in range(4) for token in f"the text number {number}".encode()})
 
 
 def test_a_decoder_whose_weights_are_beside_its_graph_is_optimized_too(

@@ -47,6 +47,12 @@ def test_a_file_has_a_sample_on_each_line(tmp_path: Path) -> None:
     ]
 
 
+def test_breaks_of_unicode_inside_a_string_cut_no_line_and_a_bom_and_crlf_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_bytes('\ufeff{"text": "one\u2028two\u0085"}\r\n{"text": "three"}\r\n'.encode())
+    assert [sample.text for sample in read_samples(file)] == ["one\u2028two\u0085", "three"]
+
+
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
