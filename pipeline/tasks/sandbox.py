@@ -25,6 +25,8 @@ from typing import Any, NoReturn, cast
 
 from jinja2 import Template, TemplateError, TemplateRuntimeError, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -150,13 +152,23 @@ class _Generator(CodeGenerator):
             self.write(")")
 
 
+class _Generation(Extension):
+    """``{% generation %}``, with which training marks what an assistant says: what is inside is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own form
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     template_class = _Template
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _Generation])
         self.filters = {name: _metered(name, self.filters[name]) for name in FILTERS}
         self.tests = {name: _metered(name, cast(Callable[..., Any], test)) for name, test in self.tests.items()}
         self.globals = {

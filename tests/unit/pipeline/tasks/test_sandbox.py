@@ -170,6 +170,11 @@ def test_it_is_the_threads_own_time_that_counts(monkeypatch: pytest.MonkeyPatch)
     assert compile_template("{% for i in range(100) %}.{% endfor %}").render() == "." * 100
 
 
+def test_what_marks_an_answer_for_training_is_rendered_as_if_it_were_not_there() -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}"
+    assert compile_template(source).render(messages=[{"content": "a"}, {"content": "b"}]) == "a|b|"
+
+
 def test_a_long_conversation_is_rendered() -> None:
     messages = [{"role": ("user", "assistant")[turn % 2], "content": "Hallo, 你好 " * 100} for turn in range(1000)]
     for source in TEMPLATES.values():
