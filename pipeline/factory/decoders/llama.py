@@ -9,7 +9,7 @@ import msgspec
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.rope import read_rope
 from pipeline.factory.decoders.spec import Biased, DecoderSpec
-from pipeline.factory.encoders.spec import Positive
+from pipeline.factory.sources.numbers import Positive, check_heads
 
 __all__ = ["MODEL_TYPES", "llama_spec"]
 
@@ -107,10 +107,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def _check_heads(config: _Config, where: str) -> None:
     heads, shared = config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
-    if config.head_dim is None and config.hidden_size % heads:
-        raise ModelError(
-            f"{where}: its config.json has {heads} heads in a width of {config.hidden_size}: no equal parts."
-        )
+    if config.head_dim is None:
+        check_heads(heads, config.hidden_size, where)
     if heads % shared:
         raise ModelError(f"{where}: its config.json has {heads} heads and {shared} of keys and values: no equal parts.")
 

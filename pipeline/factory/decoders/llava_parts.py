@@ -13,9 +13,10 @@ from pipeline.factory.decoders.spec import DecoderSpec, Weights
 from pipeline.factory.decoders.vision import VisionGraph
 from pipeline.factory.decoders.weights import llama_weights
 from pipeline.factory.encoders.image import ImageGraph
-from pipeline.factory.encoders.spec import Positive, activation_of, read_config, transformer_of
+from pipeline.factory.encoders.spec import activation_of, read_config, transformer_of
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
 from pipeline.factory.images.spec import PixelInput
+from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import Tensors
 
 __all__ = ["LlavaConfig", "decoder_spec", "decoder_weights", "read_llava", "vision_graph", "vision_weights"]

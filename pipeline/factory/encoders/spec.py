@@ -17,18 +17,16 @@ What stands before and behind the layers is in :mod:`pipeline.factory.encoders.t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from pipeline.errors import ModelError
 
-__all__ = ["Activation", "Positive", "TransformerSpec", "activation_of", "read_config", "transformer_of"]
+__all__ = ["Activation", "TransformerSpec", "activation_of", "read_config", "transformer_of"]
 
 Activation = Literal["gelu", "tanh_gelu", "quick_gelu", "relu"]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-"""A size or a count of a configuration."""
 Config = TypeVar("Config")
 # By transformers' names, of which several are one function.
 ACTIVATIONS: dict[str, Activation] = {

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.spec import TransformerSpec
+from pipeline.factory.sources.numbers import check_heads
 from pipeline.factory.sources.safetensors_file import Tensors
 
 __all__ = ["BERT_LAYER", "CLIP_LAYER", "DISTILBERT_LAYER", "VIT_LAYER", "EncoderWeights", "LayerNames", "prefix_of"]
@@ -113,10 +114,7 @@ class EncoderWeights(Mapping[str, Floats]):
             ModelError: a tensor is not there, or the layers' heads are no equal parts.
         """
         hidden, mlp = spec.hidden, spec.mlp
-        if hidden % spec.heads:
-            raise ModelError(
-                f"{self._where}: its config.json has {spec.heads} heads in a width of {hidden}: no equal parts."
-            )
+        check_heads(spec.heads, hidden, self._where)
         shapes = dict.fromkeys("qkvo", (hidden, hidden)) | {"up": (mlp, hidden), "down": (hidden, mlp)}
         for layer in range(spec.layers):
             for name, part in names.items():

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_tower
-from pipeline.factory.encoders.spec import Positive, TransformerSpec, read_config, transformer_of
+from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text import CLIP_UNKNOWN_END, TextGraph, build_text_tower
 from pipeline.factory.encoders.text_card import main_variant
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
@@ -20,6 +20,7 @@ from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import FP32, with_hints
 from pipeline.factory.images.spec import PixelInput, read_pixel_input
 from pipeline.factory.sources.huggingface_folder import CONFIG
+from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_id, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, ZeroShotSpec

@@ -9,8 +9,8 @@ from pipeline.factory.decoders.file import write_fp32
 from pipeline.factory.decoders.spec import DecoderSpec
 from pipeline.factory.decoders.text import text_card
 from pipeline.factory.decoders.weights import gpt2_weights
-from pipeline.factory.encoders.spec import Positive
 from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.sources.numbers import Positive, check_heads
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
 
@@ -54,10 +54,7 @@ def _spec(source: Source, tensors: Tensors) -> DecoderSpec:
         raise ModelError(f"{source.origin}: its config.json is not one of GPT-2: {error}.") from error
     if unlike := _unlike(config):
         raise ModelError(f"{source.origin}: a GPT-2 with {unlike} is not built.")
-    if config.n_embd % config.n_head:
-        raise ModelError(
-            f"{source.origin}: its config.json has {config.n_head} heads in a width of {config.n_embd}: no equal parts."
-        )
+    check_heads(config.n_head, config.n_embd, source.origin)
     return DecoderSpec(
         shape="gpt2",
         layers=config.n_layer,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.factory.encoders.spec import Positive, read_config
+from pipeline.factory.encoders.spec import read_config
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
 from pipeline.factory.encoders.weights import EncoderWeights, prefix_of
 from pipeline.factory.families.bert import BertConfig, add_bert_body, bert_transformer
 from pipeline.factory.family import Family, Source, Workbench
+from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
 

@@ -7,12 +7,13 @@ from msgspec.structs import replace
 
 from pipeline.factory.encoders.file import weights_file, write_graph
 from pipeline.factory.encoders.image import ImageGraph, build_image_classifier
-from pipeline.factory.encoders.spec import Positive, TransformerSpec, read_config, transformer_of
+from pipeline.factory.encoders.spec import TransformerSpec, read_config, transformer_of
 from pipeline.factory.encoders.text_card import main_variant
 from pipeline.factory.encoders.weights import VIT_LAYER, EncoderWeights
 from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import FP32, image_card, pixel_input_of
 from pipeline.factory.sources.labels import labels_of
+from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
 
