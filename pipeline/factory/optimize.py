@@ -212,7 +212,8 @@ def _feeds(model: ServedModel, samples: Sequence[Sample], settings: Settings) ->
     if model.card.task == "text-generation" and model.card.text is not None:
         # Ours too: scales that are fixed on texts of one kind ruin others, and say nothing of it on their own kind.
         ours = prompt_samples(model, model.card.text, calibration_sentences())
-        rows = [read_rows(model, part, settings) for part in (samples, ours) if part]
+        parts = [samples] if list(samples) == ours else [samples, ours]
+        rows = [read_rows(model, part, settings) for part in parts if part]
         return {MAIN: [feed for one in rows for feed in decoder_feeds(one.ids, one.lengths, model.card.text)]}
     seen: list[Observation] = observe(model, FULL, samples, settings)
     roles = {role for one in seen for role in one.feeds}
