@@ -94,6 +94,11 @@ class GraphWriter:
         )
         return produced[0]
 
+    def reshape(self, x: str, shape: Sequence[int], *, output: str | None = None) -> str:
+        """``x`` in a constant shape, in which 0 keeps a dimension and -1 takes what is left. Returns the output."""
+        wanted = self.constant(f"shape {list(shape)}", np.array(shape, np.int64))
+        return self.node("Reshape", [x, wanted], outputs=None if output is None else [output])
+
     def model(self, description: str) -> onnx.ModelProto:
         """The finished model; the writer must not be used after this."""
         model, graph = self._model, self._model.graph

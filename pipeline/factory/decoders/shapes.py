@@ -111,9 +111,8 @@ class _Llama:
         return [self._normed(parts[0], f"{name}.q_norm"), self._normed(parts[1], f"{name}.k_norm"), parts[2]]
 
     def _normed(self, x: str, weight: str) -> str:
-        apart = self._graph.constant("heads.apart", np.array([0, 0, -1, self._spec.head_size], np.int64))
-        packed = self._graph.constant("heads.packed", np.array([0, 0, -1], np.int64))
-        return self._graph.node("Reshape", [self.norm(self._graph.node("Reshape", [x, apart]), weight), packed])
+        apart = self._graph.reshape(x, [0, 0, -1, self._spec.head_size])
+        return self._graph.reshape(self.norm(apart, weight), [0, 0, -1])
 
 
 class _Gpt2:

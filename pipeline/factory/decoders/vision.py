@@ -15,7 +15,7 @@ import onnx
 from msgspec import Struct
 
 from pipeline.factory.encoders.image import ImageGraph, write_patches
-from pipeline.factory.encoders.layers import Transformer, Weights, write_activation, write_rows
+from pipeline.factory.encoders.layers import Transformer, Weights, write_activation
 from pipeline.factory.encoders.spec import Activation
 from pipeline.factory.graph import GraphWriter
 
@@ -50,11 +50,10 @@ def build_vision(spec: VisionGraph, weights: Weights) -> onnx.ModelProto:
     x = write_patches(graph, spec.encoder, weights)
     if "embed_norm" in weights:
         x = encoder.norm(x, "embed_norm")
-    rows = write_rows(graph, _kept(graph, spec, encoder.layers(x)), layers.hidden)
+    rows = graph.reshape(_kept(graph, spec, encoder.layers(x)), [-1, layers.hidden])
     inner = write_activation(graph, spec.activation, encoder.linear(rows, "project_in"))
     width = weights["project_out"].shape[0]
-    shape = graph.constant("image_embeds.shape", np.array([-1, spec.rows, width], np.int64))
-    graph.node("Reshape", [encoder.linear(inner, "project_out"), shape], outputs=["image_embeds"])
+    graph.reshape(encoder.linear(inner, "project_out"), [-1, spec.rows, width], output="image_embeds")
     graph.output("image_embeds", "float32", ["N", spec.rows, width])
     return graph.model("vision graph, written by Millrace")
 

@@ -83,8 +83,8 @@ def write_patches(graph: GraphWriter, spec: ImageGraph, weights: Weights) -> str
     if "patches.bias" in weights:
         inputs.append(graph.constant("patches.bias", weights["patches.bias"]))
     cut = graph.node("Conv", inputs, attributes={"strides": [side, side], "kernel_shape": [side, side]})
-    flat = graph.constant("patches.flat", np.array([0, spec.transformer.hidden, -1], np.int64))
-    rows = graph.node("Transpose", [graph.node("Reshape", [cut, flat])], attributes={"perm": [0, 2, 1]})
+    flat = graph.reshape(cut, [0, spec.transformer.hidden, -1])
+    rows = graph.node("Transpose", [flat], attributes={"perm": [0, 2, 1]})
     if own:
         # The class token comes with the first position, into a place that is left empty for it.
         table = np.concatenate([table[:1] + weights["class_token"], table[1:]])

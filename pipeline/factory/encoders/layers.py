@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.factory.encoders.spec import Activation, TransformerSpec
 from pipeline.factory.graph import CONTRIB, GraphWriter
 
-__all__ = ["Transformer", "Weights", "write_activation", "write_rows"]
+__all__ = ["Transformer", "Weights", "write_activation"]
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 # Of torch's sigmoid approximation of GELU, which OpenAI's CLIP was trained with.
@@ -43,7 +43,7 @@ class Transformer:
         shape = self._graph.node("Shape", [x], attributes={"end": 2})
         whole = self._graph.constant("whole", np.array([-1], np.int64))
         self._places = self._graph.node("Concat", [shape, whole], attributes={"axis": 0})
-        rows = write_rows(self._graph, x, self._spec.hidden)
+        rows = self._graph.reshape(x, [-1, self._spec.hidden])
         layers = self._norm_first if self._spec.norm_first else self._norm_last
         return self._placed(layers(rows, lengths))
 
@@ -84,7 +84,7 @@ class Transformer:
         attributes = {"num_heads": self._spec.heads, "unidirectional": int(self._spec.causal)}
         inputs = [*parts, "", lengths] if lengths else parts
         attended = self._graph.node("MultiHeadAttention", inputs, domain=CONTRIB, attributes=attributes)
-        return self.linear(write_rows(self._graph, attended, self._spec.hidden), f"{name}.o")
+        return self.linear(self._graph.reshape(attended, [-1, self._spec.hidden]), f"{name}.o")
 
     def _feed_forward(self, x: str, name: str) -> str:
         inner = write_activation(self._graph, self._spec.activation, self.linear(x, f"{name}.up"))
@@ -104,11 +104,6 @@ class Transformer:
 
     def _constant(self, name: str) -> str:
         return self._graph.constant(name, self._weights[name])
-
-
-def write_rows(graph: GraphWriter, x: str, width: int) -> str:
-    """``x`` [N, S, width] as the rows [N * S, width]."""
-    return graph.node("Reshape", [x, graph.constant(f"rows of {width}", np.array([-1, width], np.int64))])
 
 
 def write_activation(graph: GraphWriter, activation: Activation, x: str) -> str:

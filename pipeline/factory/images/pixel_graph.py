@@ -26,15 +26,11 @@ def write_pixels(graph: GraphWriter, pixels: PixelInput, name: str = "pixels") -
     raw = graph.input(name, "uint8", ["N", image.height, image.width, image.channels])
     height, width, channels = image.height, image.width, image.channels
     planes = graph.node("Transpose", [raw], attributes={"perm": [0, 3, 1, 2]})
-    lines = _reshaped(graph, planes, f"{name}.lines", [-1, channels, height * width])
+    lines = graph.reshape(planes, [-1, channels, height * width])
     centre = graph.constant(f"{name}.centre", np.array(pixels.centre, np.float32).reshape(-1, 1))
     centred = graph.node("Sub", [graph.node("Cast", [lines], attributes={"to": 1}), centre])
     scale = graph.constant(f"{name}.scale", np.array(pixels.scale, np.float32).reshape(-1, 1, 1))
-    return graph.node("Mul", [_reshaped(graph, centred, f"{name}.planes", [-1, channels, height, width]), scale])
-
-
-def _reshaped(graph: GraphWriter, x: str, name: str, shape: list[int]) -> str:
-    return graph.node("Reshape", [x, graph.constant(name, np.array(shape, np.int64))])
+    return graph.node("Mul", [graph.reshape(centred, [-1, channels, height, width]), scale])
 
 
 def with_pixels(module: Any, pixels: PixelInput) -> Any:
