@@ -17,7 +17,8 @@ from tests.workers import StartWorker, Worker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-RECORDS = 1_500
+RECORDS = 2_000
+FIRST_PART = 200
 
 
 def figure(worker: Worker, sample: str) -> float:
@@ -58,11 +59,13 @@ def test_a_killed_worker_leaves_what_it_has_computed_to_the_next(
         "MILLRACE_WORKER__TRANSACTION_INTERVAL_S": "1",
         "MILLRACE_WORKER__TRANSACTION_MAX_RECORDS": "1000",
     }
-    sent = produce(settings, kafka_settings.images, [(f"k{i % 50}", grey_pixel_png()) for i in range(RECORDS)])
+    records = [(f"k{i % 50}", grey_pixel_png()) for i in range(RECORDS)]
+    sent = produce(settings, kafka_settings.images, records[:FIRST_PART])
     first = start_worker(models="digits-tiny", environ=environ)
-    wait_until_committed(first, settings, kafka_settings.images, 1)
-    reached = kept(store)
-    while kept(store) < reached + 50:
+    wait_until_committed(first, settings, kafka_settings.images, FIRST_PART)
+    sent += produce(settings, kafka_settings.images, records[FIRST_PART:])  # a commit has just been: the next is far
+    while kept(store) < FIRST_PART + 50:
+        assert first.process.poll() is None
         time.sleep(0.005)
     first.process.kill()
     first.process.wait()
