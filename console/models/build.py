@@ -78,6 +78,12 @@ def _build(
 
     name = name or suggest_name(text)
     hints = Hints(**{field: options.pop(field) for field in Hints.__struct_fields__})
+    warnings: list[str] = []
     with step_progress(output, name) as step:
         source = resolve_source(text, hints=hints, progress=step, **options)
-        return build_model(source, settings, name=name, version=version, force=force, progress=step)
+        model = build_model(
+            source, settings, name=name, version=version, force=force, progress=step, warn=warnings.append
+        )
+    for warning in warnings:  # now that no spinner stands in their line
+        output.warn(f"{model.spec}: {warning}")
+    return model

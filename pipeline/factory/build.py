@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.factory.chats import check_chats
 from pipeline.factory.families import find_family
 from pipeline.factory.family import Family, Source, Workbench
 from pipeline.factory.progress import Progress
@@ -30,6 +31,7 @@ def build(
     version: str | None = None,
     force: bool = False,
     progress: Progress = lambda _: None,
+    warn: Progress = lambda _: None,
 ) -> ServedModel:
     """Make a version of ``name`` in the store from ``source``; promote it if it is the first.
 
@@ -40,10 +42,11 @@ def build(
         version: ``None`` takes the next free whole number.
         force: replace the version if it is there.
         progress: told what is going on.
+        warn: told what the user should know of the model that is built.
 
     Raises:
         ModelError: the version is there already, no family builds the source, the graphs do not do what the card says,
-            or there is no room or right to write. The store is then as it was.
+            the chat template takes no chat, or there is no room or right to write. The store is then as it was.
     """
     family, store = find_family(source), settings.models.store_path
     check_name("name", name)
@@ -53,7 +56,9 @@ def build(
         with staging(store, name, _disk_bytes(source)) as scratch:
             built = _build(family, source, name, version, scratch, progress)
             progress("trying it out")
-            try_out(ServedModel(card=read_card(built), folder=built), settings)
+            model = ServedModel(card=read_card(built), folder=built)
+            check_chats(model, warn)
+            try_out(model, settings)
             install(built, target)
     return ServedModel(card=read_card(target), folder=target)
 

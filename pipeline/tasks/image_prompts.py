@@ -36,7 +36,8 @@ class ImagePromptReader:
         capacity: tokens that a slot holds.
 
     Raises:
-        ModelError: no prompt has one place for the image, or a slot is too short for an image.
+        ModelError: the template refuses every question, no prompt has one place for the image, or a slot is too short
+            for an image.
     """
 
     def __init__(self, reader: PromptReader, text: TextSpec, vision: VisionSpec, capacity: int) -> None:
@@ -44,7 +45,13 @@ class ImagePromptReader:
         self._vision = vision
         self._bos = text.bos_token_id
         self._parts = self._reads_parts()
-        shortest = self._unchecked("")
+        try:
+            shortest = self._unchecked("")
+        except PrepareError as refusal:
+            raise ModelError(
+                f"{text.chat_template}: {refusal}, a question about an image with and without parts. Mend the template "
+                "and build the model again, or build it without one."
+            ) from refusal
         if shortest.count(vision.image_token_id) != vision.image_tokens:
             raise ModelError(
                 f"the chat template or the tokenizer gives a question {shortest.count(vision.image_token_id)} tokens "
@@ -77,7 +84,8 @@ class ImagePromptReader:
     def _rendered(self, question: str) -> str:
         text = f"{self._vision.image_token}\n{question}"
         message = _in_parts(question) if self._parts else {"role": "user", "content": text}
-        return self._reader.render([message], WHERE) or text
+        rendered = self._reader.render([message], WHERE)
+        return text if rendered is None else rendered
 
 
 def _in_parts(question: str) -> dict[str, object]:

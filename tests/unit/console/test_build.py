@@ -92,6 +92,24 @@ async def test_a_hugging_face_folder_is_built_and_writes_text(tmp_path: Path) ->
     assert outcome.usage.completion_tokens > 0
 
 
+def test_a_chat_template_that_takes_no_chat_stops_the_build_and_one_that_takes_few_is_warned_of(
+    tmp_path: Path, store: Path
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=300, eos_token_id=257)
+    folder = save_model(GPT2LMHeadModel(config), tmp_path / "tiny-gpt2")
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%Y') }}{{ messages[0].content }}")
+    status, _, err = run("build", str(folder), "--name", "writer")
+    assert (status, list(store.glob("writer/*"))) == (1, [])
+    assert "model writer@1: its chat template takes no chat: 'strftime_now' is undefined" in err
+
+    template.write_text("{% if messages|length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}")
+    status, _, err = run("build", str(folder), "--name", "writer")
+    assert (status, err.startswith("writer@1: its chat template takes no chat of several turns: one. ")) == (0, True)
+
+
 def test_what_cannot_be_built_leaves_nothing_and_status_1(tmp_path: Path, store: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["MambaForCausalLM"]}))
     (tmp_path / "model.safetensors").touch()

@@ -95,3 +95,13 @@ def test_an_image_token_that_the_tokenizer_cuts_up_stops_the_start(tmp_path: Pat
 def test_a_template_that_puts_the_image_twice_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="8 tokens of an image, not 4"):
         reader(tmp_path, PARTS.replace("<image>", "<image><image>"))
+
+
+def test_a_template_that_refuses_every_question_stops_the_start_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"template refuses the messages: No images here, .*Mend the template"):
+        reader(tmp_path, "{{ raise_exception('No images here') }}")
+
+
+def test_a_template_that_renders_nothing_is_not_taken_for_none(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="0 tokens of an image, not 4"):
+        reader(tmp_path, "{% for turn in conversation %}{{ turn.content }}{% endfor %}")
