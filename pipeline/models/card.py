@@ -77,6 +77,7 @@ __all__ = [
     "VariantName",
     "VisionSpec",
     "ZeroShotSpec",
+    "cache_of",
     "precision_of",
 ]
 
@@ -280,6 +281,11 @@ class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def variant_path(self, folder: Path, variant: VariantName) -> Path:
         """The path of a variant's main graph in the version's ``folder``. Raises KeyError for one it lacks."""
         return folder / self.variants[variant].file
+
+
+def cache_of(card: ModelCard, variant: VariantName) -> CacheType:
+    """What the KV cache of a decoder's variant holds. Raises KeyError for one that the card lacks."""
+    return card.variants[variant].cache or ("float16" if precision_of(variant) == "fp16" else "float32")
 
 
 def precision_of(variant: VariantName) -> Precision:

@@ -11,8 +11,9 @@ import msgspec
 import tomli_w
 
 from pipeline.errors import ModelError
-from pipeline.models.card import ModelCard, VariantName
+from pipeline.models.card import ModelCard, VariantName, cache_of
 from pipeline.models.outside import places_of_weights
+from pipeline.models.pasts import types_of_pasts
 from pipeline.models.shelves import remedy
 from schemas.messages import Task
 
@@ -84,7 +85,12 @@ def check_file(path: Path, digest: str, model: str) -> None:
 
 
 def check_variant(card: ModelCard, folder: Path, variant: VariantName) -> None:
-    """Check one variant's graphs and every file the card lists beside them. Raises ModelError."""
+    """Check one variant's graphs and every file the card lists beside them.
+
+    Raises:
+        ModelError: a file is not the one that the card names, a graph keeps weights in one that it does not name, or
+            the KV cache is of another type than it says.
+    """
     model, chosen = f"{card.name}@{card.version}", card.variants[variant]
     for name, digest in (chosen.digests | card.files).items():
         check_file(folder / name, digest, model)
@@ -95,6 +101,24 @@ def check_variant(card: ModelCard, folder: Path, variant: VariantName) -> None:
                 f"file. Name it in {folder / CARD_FILE} as a part of the variant: [variants.{variant}.parts.data], "
                 "with file and sha256."
             )
+    if card.text is not None:
+        _check_cache(card, folder, variant)
+
+
+def _check_cache(card: ModelCard, folder: Path, variant: VariantName) -> None:
+    """The memory that a model needs, and the device that it may run on, are reckoned by what the card says."""
+    path, said = card.variant_path(folder, variant), cache_of(card, variant)
+    for name, found in types_of_pasts(path).items():
+        if found == said:
+            continue
+        way_out = remedy(card.name, card.version, folder)
+        what = f"model {card.name}@{card.version}: {path}: its input {name}"
+        if found is None:
+            raise ModelError(f"{what} is of a type that no KV cache has: float32, float16 or int8. {way_out}")
+        raise ModelError(
+            f"{what} is {found}, and the card says {said}. If the graph is the right one, write "
+            f'cache = "{found}" into [variants.{variant}] of {folder / CARD_FILE}. Otherwise: {way_out}'
+        )
 
 
 def _check_spec(card: ModelCard, path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 from msgspec import Struct
 
 from pipeline.errors import ModelError
-from pipeline.models.card import CacheType, ModelCard, VariantName, precision_of
+from pipeline.models.card import CacheType, ModelCard, VariantName, cache_of, precision_of
 from pipeline.models.device import find_device
 from pipeline.runtime.cuda import free_gpu_bytes
 from pipeline.runtime.memory import available_bytes
@@ -65,7 +65,7 @@ def estimate_need(
 
 def runs_on(card: ModelCard, variant: VariantName, settings: RuntimeSettings) -> Literal["cpu", "cuda"]:
     """Where ``variant`` goes: a decoder stays off the GPU unless its cache is float16."""
-    on_cpu = card.text is not None and _cache_type(card, variant) != "float16"
+    on_cpu = card.text is not None and cache_of(card, variant) != "float16"
     return "cpu" if on_cpu else find_device(settings).provider
 
 
@@ -101,11 +101,7 @@ def _cache_bytes(card: ModelCard, variant: VariantName, batching: BatchingSettin
     if text is None:
         return 0
     numbers = 2 * text.layers * (batching.max_slots + 1) * text.kv_heads * text.head_size
-    return numbers * min(batching.max_length, text.max_length) * NUMBER_BYTES[_cache_type(card, variant)]
-
-
-def _cache_type(card: ModelCard, variant: VariantName) -> CacheType:
-    return card.variants[variant].cache or ("float16" if precision_of(variant) == "fp16" else "float32")
+    return numbers * min(batching.max_length, text.max_length) * NUMBER_BYTES[cache_of(card, variant)]
 
 
 def _size(file: Path) -> int:
