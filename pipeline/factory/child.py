@@ -7,7 +7,9 @@ waits for another process hears them at once, and that process can be ended what
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -79,10 +81,18 @@ def _received(what: str, receiver: Connection, child: Any) -> Any:
 
 
 def _send(sender: Connection, limit_s: float, function: Callable[..., object], args: tuple[Any, ...]) -> None:
-    # Should the other process be killed, this one ends all the same: Python is not asked.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # What keeps that thread from running, as native code may that holds Python's lock, does not run for ever either.
     signal.setitimer(signal.ITIMER_REAL, limit_s + SPARE_S)
     try:
         found = function(*args)
     except Exception as error:
         found = error
     sender.send(found)
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that waits for it is gone, which a kill does not let say so."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

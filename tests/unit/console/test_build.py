@@ -172,6 +172,14 @@ def test_a_signal_ends_the_build_of_a_graph_that_does_not_end(endless: Path, sto
     assert {path.suffix for path in store.iterdir()} == {".lock"}
 
 
+def test_a_kill_ends_the_graph_that_a_build_was_trying_too(endless: Path) -> None:
+    command = [sys.executable, "-m", "console.main", "models", "build", str(endless), "--name", "endless"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as building:
+        _await(lambda: any(_runs(child) for child in _children(building.pid)))
+        building.kill()
+        building.communicate(timeout=60)  # until nobody has its standard error any more
+
+
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -6,6 +6,8 @@ import multiprocessing
 import operator
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.context import SpawnProcess
 
@@ -13,6 +15,11 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.factory.child import answer
+
+
+def nap() -> None:
+    print("napping", flush=True)
+    time.sleep(600)
 
 
 def test_what_a_function_returns_or_raises_there_comes_back() -> None:
@@ -48,3 +55,12 @@ def test_ctrl_c_while_it_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt):
         answer("a nap", time.sleep, 600)
     assert not multiprocessing.active_children()
+
+
+def test_a_kill_of_the_process_that_waits_leaves_none_behind() -> None:
+    code = f"from {answer.__module__} import answer; from {__name__} import nap; answer('a nap', nap)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "napping\n"
+        waiting.kill()
+        assert waiting.communicate(timeout=60) == ("", None)  # nobody has its standard output any more
