@@ -7,12 +7,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from agents.broker import EmbeddedBroker
 from agents.topics import create_topics
 from pipeline.settings import BrokerSettings, KafkaSettings, Settings
 from tests.workers import TINY, StartWorker, Worker, running_worker, worker_environ
+
+# How long an example takes, or drawing it, says what the machine has to do besides.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

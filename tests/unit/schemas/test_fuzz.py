@@ -96,7 +96,7 @@ def check_refusal(record: RawRecord, error: RecordError) -> None:
     assert (letter.key, letter.value) == (record.key, record.value)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(record=RECORDS, decoder=st.sampled_from(DECODERS))
 def test_any_record_gives_a_request_or_an_error_that_can_be_published(record: RawRecord, decoder: Decoder) -> None:
     try:
@@ -108,7 +108,7 @@ def test_any_record_gives_a_request_or_an_error_that_can_be_published(record: Ra
         assert msgspec.convert(msgspec.to_builtins(request), InferenceRequest) == request
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(prompt=st.text(min_size=1, max_size=200).filter(str.strip))
 def test_any_text_sent_as_a_json_prompt_arrives_unchanged(prompt: str) -> None:
     value = json.dumps({"prompt": prompt}).encode()
