@@ -11,7 +11,8 @@ import msgspec
 from console.output import Output
 from pipeline.errors import ModelError
 from pipeline.models.card import VariantName
-from pipeline.models.store import ServedModel, promoted_version
+from pipeline.models.names import promoted_version
+from pipeline.models.store import ServedModel
 from pipeline.settings import Settings
 
 __all__ = ["figures", "is_promoted", "megabytes", "say_if_waiting", "spec_of", "summary", "with_figure"]

@@ -11,7 +11,8 @@ from console.models.describe import spec_of
 from console.output import Output, json_option
 from pipeline.errors import ModelError
 from pipeline.models.folders import list_folders, list_without_card
-from pipeline.models.store import not_found, pointed_version, read_folder, split_spec
+from pipeline.models.names import look_until_settled, not_found, pointed_version, split_spec
+from pipeline.models.store import read_folder
 from pipeline.settings import Settings, load_settings
 
 __all__ = ["verify"]
@@ -28,7 +29,7 @@ def verify(names: Sequence[str], *, as_json: bool) -> int:
     settings, output = load_settings(), Output(as_json=as_json)
     here = [*list_folders(settings), *list_without_card(settings)]
     found = [folder for name in names for folder in _versions(name, here, settings)] if names else here
-    results = [{"model": spec_of(folder), "folder": str(folder), "error": _damage(folder)} for folder in found]
+    results = [_result(folder, settings) for folder in found]
     pointers = [_pointer(name, settings) for name in sorted({folder.parent.name for folder in found})]
     for result in results:
         output.say(f"{result['model']}: {result['error'] or 'sound'}")
@@ -58,11 +59,10 @@ def _promoted(version: str | None) -> str:
     return f"{version} is promoted" if version else "no version is pinned"
 
 
-def _damage(folder: Path) -> str | None:
+def _result(folder: Path, settings: Settings) -> dict[str, str | None]:
+    result: dict[str, str | None] = {"model": spec_of(folder), "folder": str(folder), "error": None}
     try:
-        model = read_folder(folder)
-        for variant in model.card.variants:
-            model.verify(variant)
+        look_until_settled(spec_of(folder), settings, lambda: read_folder(folder).verified())
     except ModelError as error:
-        return str(error)
-    return None
+        result["error"] = str(error)
+    return result

@@ -10,10 +10,11 @@ from pathlib import Path
 from pipeline.errors import ModelError
 from pipeline.models.folders import versions_of
 from pipeline.models.install import changing, locked, staging_prefix, writing
+from pipeline.models.names import find_folder, look_until_settled, promoted_version, split_spec
 from pipeline.models.pointer import POINTER_FILE, RESERVED, read_pointer, write_pointer
 from pipeline.models.profile import profiles_of
 from pipeline.models.replacing import delete_folder
-from pipeline.models.store import ServedModel, find_folder, promoted_version, read_model, split_spec
+from pipeline.models.store import ServedModel, read_model
 from pipeline.settings import Settings
 
 __all__ = ["promote", "remove"]
@@ -31,10 +32,9 @@ def promote(name: str, version: str, settings: Settings) -> tuple[ServedModel, s
         ModelError: there is no such version, it is damaged or for another task, or the store cannot be written.
     """
     store = settings.models.store_path
-    split_spec(f"{name}@{version}")
-    model = read_model(f"{name}@{version}", settings)
-    for variant in model.card.variants:
-        model.verify(variant)
+    spec = f"{name}@{version}"
+    split_spec(spec)
+    model = look_until_settled(spec, settings, lambda: read_model(spec, settings).verified())
     with changing(store, name), writing(store):
         find_folder(model.spec, settings)  # it may have been removed meanwhile
         before = _promoted(name, settings)

@@ -7,13 +7,10 @@ another one are the version's files checked against their digests.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from pathlib import Path
 
-from pipeline.errors import ModelError
 from pipeline.models.card import VariantName
-from pipeline.models.cardfile import CARD_FILE
-from pipeline.models.pointer import POINTER_FILE
-from pipeline.models.store import SHIPPED, ServedModel, find_folder, read_model
+from pipeline.models.names import fingerprint, look_until_settled
+from pipeline.models.store import ServedModel, read_model
 from pipeline.settings import Settings
 
 __all__ = ["Watch"]
@@ -40,32 +37,16 @@ class Watch:
         Raises:
             ModelError: there is no such version, or it is damaged.
         """
-        seen = self._fingerprint()
+        seen = fingerprint(self.name, self._settings)
         if seen == self._seen:
             return None
         self._seen = seen
+        return look_until_settled(self.name, self._settings, lambda: self._found(model, variant))
+
+    def _found(self, model: ServedModel, variant: VariantName) -> ServedModel | None:
         found = read_model(self.name, self._settings)
         chosen = found.choice(self._settings).variant
         if (found, chosen) == (model, variant):
             return None
         found.verify(chosen)
         return found
-
-    def _fingerprint(self) -> Hashable:
-        """Changes whenever the name may mean something else."""
-        pointers = [shelf / self.name / POINTER_FILE for shelf in (self._settings.models.store_path, SHIPPED)]
-        try:
-            place: Path | str = find_folder(self.name, self._settings) / CARD_FILE
-        except ModelError as error:
-            place = str(error)
-        files = [*pointers, place] if isinstance(place, Path) else pointers
-        return (place, *map(_status, files))
-
-
-def _status(file: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced or written."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

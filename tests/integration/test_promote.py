@@ -16,9 +16,10 @@ from msgspec.structs import replace
 
 from pipeline.models.cardfile import read_card, sha256_of, write_card
 from pipeline.models.install import install
+from pipeline.models.names import promoted_version
 from pipeline.models.pointer import write_pointer
 from pipeline.models.promotion import promote
-from pipeline.models.store import SHIPPED, promoted_version
+from pipeline.models.store import SHIPPED
 from pipeline.settings import KafkaSettings, ModelSettings, Settings
 from tests.records import grey_pixel_png, read
 from tests.steady_flow import SteadyFlow

@@ -81,9 +81,7 @@ def _already_there(target: Path, *, keep_fp32: bool) -> ServedModel | None:
     if not (target / CARD_FILE).exists():
         return None
     try:
-        model = ServedModel(card=read_card(target), folder=target)
-        for variant in model.card.variants:
-            model.verify(variant)
+        model = ServedModel(card=read_card(target), folder=target).verified()
     except ModelError:
         return None
     return model if "fp32" in model.card.variants or not keep_fp32 else None

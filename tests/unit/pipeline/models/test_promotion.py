@@ -7,10 +7,11 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.models.install import locked
+from pipeline.models.names import pointed_version
 from pipeline.models.pointer import read_pointer, write_pointer
 from pipeline.models.profile import Point, Profile, profile_path, write_profile
 from pipeline.models.promotion import promote, remove
-from pipeline.models.store import ServedModel, find_model, pointed_version, read_model
+from pipeline.models.store import ServedModel, find_model, read_model
 from pipeline.runtime.fakes import fake_generator
 from pipeline.settings import ModelSettings, Settings
 from tests.model_store import put_version

@@ -224,7 +224,7 @@ def test_a_promoted_version_that_was_away_for_a_moment_is_an_error_that_says_so(
     """As while it is built again in place: it came back after the folders were listed."""
     put(tmp_path)
     put(tmp_path, version="2.0")
-    monkeypatch.setattr("pipeline.models.store.promoted_version", lambda *_: "1.0")
+    monkeypatch.setattr("pipeline.models.names.promoted_version", lambda *_: "1.0")
     shutil.rmtree(tmp_path / "toy" / "1.0")
     with pytest.raises(ModelError, match=r"model toy has no version '1\.0'"):
         find_model("toy", settings_for(tmp_path))
