@@ -14,6 +14,7 @@ from agents.outbox import Place
 from agents.publisher import OutgoingRecord
 from agents.transactions import AbortedError, Transactions
 from pipeline.errors import TransportError
+from tests.waiting import until
 
 PROMPTS = Partition("prompts", 0)
 
@@ -39,10 +40,11 @@ class Kafka:
         self.published: list[bytes | None] = []
         self.offsets: list[dict[Partition, int]] = []
         self.failures: list[Exception] = []
-        self.go_on = threading.Event()
+        self.asked, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
     def run(self, records: Sequence[OutgoingRecord], offsets: Mapping[Partition, int], metadata: Any) -> None:
+        self.asked.set()
         self.go_on.wait()
         if self.failures:
             raise self.failures.pop()
@@ -59,7 +61,7 @@ class Worker:
     def __init__(self) -> None:
         self.kafka, self.ledger = Kafka(), Ledger()
         self.outbox = ExactlyOnceOutbox(
-            self.ledger, cast("Transactions", self.kafka), Group(), interval_s=0.05, max_records=3
+            self.ledger, cast("Transactions", self.kafka), Group(), interval_s=600, max_records=3
         )
         self.closed: dict[str, bool] = {}
         self.assign()
@@ -115,8 +117,11 @@ async def test_a_commit_that_nobody_waits_for_any_longer_is_not_made_twice(worke
     worker.kafka.go_on.clear()
     worker.fetch(0)
     worker.put(0, "first")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(worker.outbox.commit(), 0.05)
+    committing = asyncio.create_task(worker.outbox.commit())
+    await until(worker.kafka.asked.is_set, "the transaction is under way")
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
     giving_up = asyncio.create_task(cast("Any", worker.outbox.give_up([PROMPTS], "member")))
     await asyncio.sleep(0.05)
     worker.kafka.go_on.set()
@@ -141,7 +146,7 @@ async def test_an_outcome_of_a_new_assignment_is_not_taken_for_the_old_one_at_it
     worker.fetch(0, 1)
     worker.put(0, "old")
     committing = asyncio.create_task(worker.outbox.commit())
-    await asyncio.sleep(0.05)
+    await until(worker.kafka.asked.is_set, "the transaction is under way")
     worker.lose()
     worker.assign()
     worker.fetch(0, 1)
@@ -167,7 +172,7 @@ async def test_a_transaction_is_due_early_once_enough_records_have_come_since_th
     worker.fetch(0, 1, 2, 3)
     for offset in (1, 2, 3):  # the first record holds them back
         worker.put(offset, str(offset))
-    async with asyncio.timeout(0.03):
+    async with asyncio.timeout(60):
         await worker.outbox.due()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.03):

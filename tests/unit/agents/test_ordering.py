@@ -1,52 +1,66 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 
 import pytest
 
 from agents.ordering import KeyOrder
+from tests.waiting import until
 
 
-async def run(
-    order: KeyOrder, left: list[str], name: str, key: str | None, seconds: float, fails: bool = False
-) -> None:
-    async with order.turn(key):
-        await asyncio.sleep(seconds)
-        if fails:
-            left.append(name)
-            raise ValueError(name)
-    left.append(name)
+class Line:
+    """Some that work, each until it is told to end, and then leave in the order of their keys."""
+
+    def __init__(self) -> None:
+        self.order, self.left = KeyOrder(), list[str]()
+        self._ends: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def run(self, name: str, key: str | None, fails: bool = False) -> None:
+        async with self.order.turn(key):
+            await self._ends[name].wait()
+            if fails:
+                self.left.append(name)
+                raise ValueError(name)
+        self.left.append(name)
+
+    async def end(self, name: str, *, then: list[str]) -> None:
+        """End the work of ``name``; these have left after that, and no others even if they are given time."""
+        self._ends[name].set()
+        await until(lambda: self.left == then, f"{then} have left")
+        await asyncio.sleep(0.01)
+        assert self.left == then
 
 
 async def test_the_fast_wait_for_the_slow_of_their_key_only() -> None:
-    order, left = KeyOrder(), list[str]()
-    await asyncio.gather(
-        run(order, left, "a1", "a", 0.06),
-        run(order, left, "a2", "a", 0.02),
-        run(order, left, "a3", "a", 0.0),
-        run(order, left, "b1", "b", 0.03),
-        run(order, left, "free", None, 0.01),
-    )
-    assert left == ["free", "b1", "a1", "a2", "a3"]
+    line = Line()
+    async with asyncio.TaskGroup() as group:
+        for name, key in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("free", None)):
+            group.create_task(line.run(name, key))
+        await line.end("a3", then=[])
+        await line.end("free", then=["free"])
+        await line.end("a2", then=["free"])
+        await line.end("b1", then=["free", "b1"])
+        await line.end("a1", then=["free", "b1", "a1", "a2", "a3"])
 
 
 async def test_a_failure_lets_the_next_one_leave() -> None:
-    order, left = KeyOrder(), list[str]()
-    results = await asyncio.gather(
-        run(order, left, "bad", "a", 0.01, fails=True), run(order, left, "good", "a", 0.0), return_exceptions=True
-    )
-    assert isinstance(results[0], ValueError)
-    assert left == ["bad", "good"]
+    line = Line()
+    bad, good = (asyncio.create_task(line.run(name, "a", name == "bad")) for name in ("bad", "good"))
+    await line.end("good", then=[])
+    await line.end("bad", then=["bad", "good"])
+    assert isinstance(bad.exception(), ValueError)
+    await good
 
 
 async def test_a_cancelled_one_lets_the_next_one_leave() -> None:
-    order, left = KeyOrder(), list[str]()
-    first = asyncio.create_task(run(order, left, "first", "a", 10))
+    line = Line()
+    first = asyncio.create_task(line.run("first", "a"))
     await asyncio.sleep(0)
-    second = asyncio.create_task(run(order, left, "second", "a", 0))
-    await asyncio.sleep(0.01)
+    second = asyncio.create_task(line.run("second", "a"))
+    await line.end("second", then=[])
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    await asyncio.wait_for(second, 1)
-    assert left == ["second"]
+    await asyncio.wait_for(second, 60)
+    assert line.left == ["second"]

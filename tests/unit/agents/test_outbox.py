@@ -91,7 +91,8 @@ async def test_a_record_that_is_delivered_twice_is_told_as_a_bug() -> None:
     assert isinstance(worker.outbox.failed.result(), EngineError)
 
 
-async def test_giving_up_waits_for_what_is_nearly_delivered_and_commits_it() -> None:
+async def test_giving_up_waits_for_what_is_nearly_delivered_and_commits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents.outbox, "FLUSH_TIMEOUT_S", 60.0)
     worker = Worker()
     worker.put(0, 1)
     giving_up = asyncio.ensure_future(worker.outbox.give_up([PARTITION], None))
@@ -99,7 +100,7 @@ async def test_giving_up_waits_for_what_is_nearly_delivered_and_commits_it() -> 
     assert not giving_up.done()
     worker.publisher.told[0](None)
     worker.publisher.told[1](None)
-    assert await asyncio.wait_for(giving_up, 1) == {PARTITION: 2}
+    assert await asyncio.wait_for(giving_up, 30) == {PARTITION: 2}
 
 
 async def test_giving_up_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,4 +108,4 @@ async def test_giving_up_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch)
     worker = Worker()
     worker.put(0, 1)
     worker.publisher.told[0](None)
-    assert await asyncio.wait_for(worker.outbox.give_up([PARTITION], None), 1) == {PARTITION: 1}
+    assert await asyncio.wait_for(worker.outbox.give_up([PARTITION], None), 30) == {PARTITION: 1}
