@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -205,3 +206,55 @@ def test_a_version_that_is_moved_aside_just_after_it_was_listed_is_looked_for_ag
     looks, has_card = iter([False]), folders._has_card
     monkeypatch.setattr(folders, "_has_card", lambda folder: next(looks, True) and has_card(folder))
     assert "1" in folders.versions_of("toy", Settings(models=ModelSettings(store=str(tmp_path))))
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders that half of is deleted, and no more; what is said to be deleted is in it."""
+    asked: list[Path] = []
+
+    def half(path: Path, ignore_errors: bool = False) -> None:
+        asked.append(path)
+        (path / "model.toml").unlink(missing_ok=True)
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr("shutil.rmtree", half)
+    return asked
+
+
+def test_a_version_has_its_place_also_when_the_old_one_cannot_be_deleted_which_is_warned_of(
+    tmp_path: Path, stuck: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    install_version(tmp_path, "1")
+    (tmp_path / "toy" / "1" / "held").touch()
+    for _ in range(3):  # what stays of an old one is in nobody's way
+        caplog.clear()
+        install_version(tmp_path, "1")
+        assert not (tmp_path / "toy" / "1" / "held").exists()
+        (message,) = caplog.messages
+        assert message == f"{stuck[-1]} could not be deleted, and is in nobody's way: Device or resource busy"
+        (tmp_path / "toy" / "1" / "held").touch()
+    assert {file.name for file in (tmp_path / "toy").glob("[!.]*")} == {"1", "latest"}
+
+
+def test_what_stays_of_an_old_version_never_comes_back_in_its_place_and_goes_when_it_can(
+    tmp_path: Path, stuck: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(models=ModelSettings(store=str(tmp_path)))
+    for _ in range(2):
+        install_version(tmp_path, "1")
+    remove("toy", "1", settings, force=True)
+    assert folders.versions_of("toy", settings) == {}
+    monkeypatch.undo()
+    install_version(tmp_path, "1")
+    assert {file.name for file in (tmp_path / "toy").iterdir()} == {"1", "latest"}
+
+
+def test_a_version_that_cannot_be_deleted_is_removed_all_the_same(
+    tmp_path: Path, stuck: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    install_version(tmp_path, "1")
+    remove("toy", "1", Settings(models=ModelSettings(store=str(tmp_path))), force=True)
+    assert not (tmp_path / "toy").exists()
+    assert "could not be deleted, and is in nobody's way" in caplog.text
