@@ -117,9 +117,11 @@ def install(built: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     built.chmod(0o755)
     with changing(target.parent.parent, target.parent.name):
-        first = _is_first(target.parent)
+        unpinned = _unpinned(target.parent)
+        if unpinned is not None and len(unpinned) == 1:  # from before there were pointers: the name goes on meaning it
+            write_pointer(target.parent, unpinned[0])
         replace_folder(built, target)
-        if first:
+        if unpinned == []:
             write_pointer(target.parent, target.name)
 
 
@@ -137,16 +139,12 @@ def _held(store: Path, lock: str, before_waiting: Callable[[], None]) -> Iterato
         yield
 
 
-def _is_first(folder: Path) -> bool:
-    """Whether no version of the model is here; one that stands there alone, from before there were pointers, is pinned.
+def _unpinned(folder: Path) -> list[str] | None:
+    """The versions of a model of which no pointer says which one its name means; ``None`` where one does.
 
     Raises:
         ModelError: the pointer is damaged.
-        OSError: the pointer cannot be written.
     """
     if any(read_pointer(shelf) for shelf in (folder, SHIPPED / folder.name)):
-        return False
-    versions = [card.parent.name for card in folder.glob(f"*/{CARD_FILE}")]
-    if len(versions) == 1:
-        write_pointer(folder, versions[0])
-    return not versions
+        return None
+    return [card.parent.name for card in folder.glob(f"*/{CARD_FILE}")]
