@@ -20,8 +20,8 @@ __all__ = ["METHOD", "to_float16"]
 METHOD = "weights, activations and caches in float16"
 # A cache is read and written in place: nothing may stand between it and the attention.
 CACHES = ("past_", "present_")
-# Inputs that are float32 whatever the rest is: Resize's region and scales, the scales of an INT8 cache.
-FLOAT32_INPUTS = {"Resize": (1, 2), "GroupQueryAttention": (12, 13)}
+# Inputs that are float32 whatever the rest is: Resize's region and scales.
+FLOAT32_INPUTS = {"Resize": (1, 2)}
 # Of the graphs that we write.
 ATTENTION = ("GroupQueryAttention", "MultiHeadAttention")
 LARGEST = float(np.finfo(np.float16).max)

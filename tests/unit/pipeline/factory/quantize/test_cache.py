@@ -130,11 +130,3 @@ def test_a_graphs_caches_are_named_by_their_type(tmp_path: Path) -> None:
     _, full, ours = made(tmp_path, "gpt2")
     assert [cache_type(model) for model in (full, to_float16(full), ours)] == ["float32", "float16", "int8"]
     assert cache_type(onnx.ModelProto()) is None
-
-
-def test_scales_stay_in_float32_where_the_rest_is_halved(tmp_path: Path) -> None:
-    _, _, ours = made(tmp_path, "gpt2")
-    half = to_float16(ours)
-    assert cache_type(half) == "int8"
-    types = {item.data_type for item in half.graph.initializer if "present" in item.name}
-    assert types == {onnx.TensorProto.FLOAT}
