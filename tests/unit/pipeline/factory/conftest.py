@@ -13,5 +13,5 @@ def trials_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(_what: str, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    for module in ("pipeline.factory.trial", "pipeline.factory.foreign.trial"):
+    for module in ("pipeline.factory.trial", "pipeline.factory.foreign.independence"):
         monkeypatch.setattr(f"{module}.answer", answer)
