@@ -13,8 +13,8 @@ from pipeline.errors import ModelError
 from pipeline.factory.family import IMAGE_HINTS, Family, Hint, Source, Workbench, check_hints
 from pipeline.factory.foreign.check import read_graph
 from pipeline.factory.foreign.image import adapt_classifier, is_image_input
-from pipeline.factory.foreign.text import IDS, MASK, NAMES, adapt_encoder, token_rows
 from pipeline.factory.foreign.independence import check_rows
+from pipeline.factory.foreign.text import IDS, MASK, NAMES, adapt_encoder, token_rows
 from pipeline.factory.images.card import FP32
 from pipeline.factory.sources.huggingface_folder import CONFIG
 from pipeline.factory.sources.json_file import read_json_object
