@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.runtime.fakes import FakeBackend, fake_classifier
 from schemas.errors import InferenceError, ModelNotFoundError, PrepareError, RecordError
 from schemas.messages import ChatMessage, ClassificationOutput, Outcome, TextOutput, TokenPiece, outcome_id
 from tests.unit.pipeline.helpers import StartEngine, image_request, settings, text_request
+from tests.waiting import PATIENCE_S, until
 
 Array = npt.NDArray[Any]
 
@@ -282,39 +284,54 @@ async def test_a_bug_on_the_device_thread_fails_the_engine_instead_of_hanging_it
         await engine.submit(image_request())
 
 
+class Held:
+    """A device that stands in its first run after ``holds`` is set until it is released."""
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.held, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, _: Array) -> bool:
+        if self.holds:
+            self.held.set()
+            assert self.released.wait(PATIENCE_S), "nobody released the device"
+        return False
+
+
 async def test_a_cancelled_request_frees_its_slot(start_engine: StartEngine) -> None:
-    engine = await start_engine(batching={"max_slots": 1})
+    device = Held()
+    engine = await start_engine(FakeBackend(fault=device), batching={"max_slots": 1})
+    device.holds = True
     task = asyncio.create_task(engine.submit(text_request("x" * 100)))
-    await asyncio.sleep(0.01)
+    await until(device.held.is_set, "the request has the slot")
     task.cancel()
+    device.released.set()
     assert text(await engine.submit(text_request("next"))) == "next"
 
 
 async def test_closing_ends_what_is_pending_with_an_engine_error(start_engine: StartEngine) -> None:
-    def slow(_: Array) -> bool:
-        time.sleep(0.01)
-        return False
-
-    engine = await start_engine(FakeBackend(fault=slow))
+    device = Held()
+    engine = await start_engine(FakeBackend(fault=device))
+    device.holds = True
     pending = [asyncio.create_task(engine.submit(text_request("x" * 100))) for _ in range(20)]
-    await asyncio.sleep(0.05)
-    await engine.close()
+    await until(lambda: device.held.is_set() and len(engine._pending) == 20, "all are pending")
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)
+    device.released.set()
+    await closing
     results = await asyncio.gather(*pending, return_exceptions=True)
     assert {type(result) for result in results} == {EngineError}
 
 
 async def test_the_event_loop_is_not_blocked_while_the_device_works(start_engine: StartEngine) -> None:
-    def slow(_: Array) -> bool:
-        time.sleep(0.2)
-        return False
-
-    engine = await start_engine(FakeBackend(fault=slow))
+    device = Held()
+    engine = await start_engine(FakeBackend(fault=device))
+    device.holds = True
     task = asyncio.create_task(engine.submit(image_request()))
-    longest, last = 0.0, time.perf_counter()
-    while not task.done():
-        await asyncio.sleep(0.005)
-        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-    assert longest < 0.1
+    await until(device.held.is_set, "the device works")
+    assert not task.done()
+    device.released.set()  # from the loop, which would not get here if it were blocked
+    assert (await task).status == "ok"
 
 
 async def test_a_model_that_does_not_fit_its_labels_stops_the_start(tmp_path: Any) -> None:

@@ -22,6 +22,7 @@ from pipeline.runtime.session import CacheLayout
 from schemas.errors import InferenceError
 from schemas.messages import InferenceRequest, Outcome
 from tests.unit.pipeline.helpers import StartEngine, image_request, text_request
+from tests.waiting import PATIENCE_S, until
 
 Array = npt.NDArray[Any]
 PLUG, POISON = 99, 66
@@ -43,7 +44,7 @@ class Device:
     def __call__(self, inputs: Array) -> bool:
         if (inputs == PLUG).any():
             self.held.set()
-            assert self.released.wait(30)
+            assert self.released.wait(PATIENCE_S)
             return False
         self.sizes.append(len(inputs))
         return self.fails(inputs)
@@ -52,19 +53,13 @@ class Device:
         """Hold the model with a request more until all others are ready to run; their results."""
         plug = image_request(PLUG) if requests[0].task == "image-classification" else text_request(chr(PLUG))
         blocker = asyncio.create_task(engine.submit(plug))
-        await asyncio.to_thread(self.held.wait, 30)
+        await until(self.held.is_set, "the device runs the plug")
         self.sizes.clear()
         tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
-        await until(lambda: len(engine._pending) == len(requests) + 1)
+        await until(lambda: len(engine._pending) == len(requests) + 1, "all requests are ready to run")
         self.released.set()
         await blocker
         return await asyncio.gather(*tasks, return_exceptions=True)  # type: ignore[return-value]
-
-
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - nothing else tells of it
-            await asyncio.sleep(0.001)
 
 
 def images(poison: int | None = None) -> list[InferenceRequest]:
@@ -144,9 +139,9 @@ async def test_a_model_that_waits_to_run_again_does_not_hold_up_another(start_en
     )
     failing = asyncio.create_task(engine.submit(image_request(POISON)))
     retries = ("millrace_batch_retries_total", {"model": "fake-images@1"})
-    await until(lambda: engine.metrics.registry.get_sample_value(*retries))
-    assert (await asyncio.wait_for(engine.submit(text_request("on")), 10)).status == "ok"
-    await asyncio.wait_for(engine.close(), 10)
+    await until(lambda: engine.metrics.registry.get_sample_value(*retries), "the batch waits to run again")
+    assert (await asyncio.wait_for(engine.submit(text_request("on")), 30)).status == "ok"
+    await asyncio.wait_for(engine.close(), 30)
     with pytest.raises(EngineError, match="closed"):
         await failing
 
@@ -161,15 +156,15 @@ async def test_closing_does_not_wait_for_a_device_that_never_answers(
     def fault(_: npt.NDArray[Any]) -> bool:
         if hangs:
             held.set()
-            released.wait(60)
+            released.wait(PATIENCE_S)
         return False
 
     engine = await start_engine(FakeBackend(fault=fault))
     hangs = True
     waiting = asyncio.create_task(engine.submit(image_request(1)))
-    await asyncio.to_thread(held.wait, 30)
+    await until(held.is_set, "the device hangs")
     try:
-        assert not await asyncio.wait_for(engine.close(), 10)
+        assert not await asyncio.wait_for(engine.close(), 30)
         with pytest.raises(EngineError, match="closed"):
             await waiting
     finally:

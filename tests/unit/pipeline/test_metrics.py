@@ -20,7 +20,7 @@ def test_metrics_are_served_on_a_free_port(metrics: Metrics) -> None:
     port = metrics.serve("127.0.0.1", 0)
     metrics.records.labels("prompts").inc(3)
     metrics.lag.labels("prompts", "0").set(7)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
         page = response.read().decode()
     assert 'millrace_records_total{topic="prompts"} 3.0' in page
     assert 'millrace_lag_records{partition="0",topic="prompts"} 7.0' in page

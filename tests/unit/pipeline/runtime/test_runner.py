@@ -16,9 +16,9 @@ from pipeline.settings import RuntimeSettings
 from pipeline.tasks.task import Answer, Dropped, Job, Result, SessionLost, Settled
 from schemas.messages import ClassificationOutput, InferenceRequest, Label
 from tests.unit.pipeline.helpers import image_request
+from tests.waiting import PATIENCE_S, wait_until
 
 ANSWER = Answer(output=ClassificationOutput(labels=(Label(label="7", score=1.0),)), batch_size=1.0)
-WAIT_S = 5.0
 
 
 class ScriptedTask:
@@ -90,7 +90,7 @@ class Running:
         self.runner.start()
 
     def next(self) -> Any:
-        return self.said.get(timeout=WAIT_S)
+        return self.said.get(timeout=PATIENCE_S)
 
     def add(self, ticket: int) -> None:
         self.runner.add(Job(ticket=ticket, request=image_request(), prepared=None, weight=1, ready_at=0.0))
@@ -178,7 +178,7 @@ def test_a_failed_batch_runs_again_after_a_wait_that_doubles_up_to_its_ceiling(s
     waits = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(task.runs)]
     for wait, at_least in zip(waits, (0.04, 0.08, *[0.1] * 6), strict=True):
         assert wait >= at_least
-    assert waits[-1] < 3, "without the ceiling it is 5.12 s"
+    assert waits[-1] < 5, "without the ceiling it is 5.12 s"
     assert running.retries == 8
 
 
@@ -208,8 +208,7 @@ def test_the_device_is_free_for_others_while_a_batch_waits_to_run_again(start: S
     running = start(task, retry_backoff_ms=60_000, max_backoff_ms=60_000)
     assert running.next() == "cpu"
     running.add(1)
-    while not running.retries:
-        time.sleep(0.001)
+    wait_until(lambda: running.retries, "the batch waits to run again")
     with running.gate.turn("another"):
         assert len(task.runs) == 1
 
@@ -218,8 +217,7 @@ def test_closing_does_not_wait_for_a_batch_that_waits_to_run_again(start: Start)
     running = start(ScriptedTask([SessionError("busy")]), retry_backoff_ms=60_000, max_backoff_ms=60_000)
     assert running.next() == "cpu"
     running.add(1)
-    while not running.retries:
-        time.sleep(0.001)
+    wait_until(lambda: running.retries, "the batch waits to run again")
     begun = time.perf_counter()
     running.close()
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - begun < 30

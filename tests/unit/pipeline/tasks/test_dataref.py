@@ -95,7 +95,7 @@ def test_a_link_to_itself_is_refused(root: Path) -> None:
         read(str(root / "loop"), root)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_pipe_is_refused_without_waiting_for_it(root: Path) -> None:
     os.mkfifo(root / "pipe")
     with pytest.raises(PrepareError, match="not a regular file"):
