@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from platformdirs import user_cache_path
 
 from pipeline.errors import SettingsError
+from pipeline.numbers import Positive
 
 __all__ = [
     "BatchingSettings",
@@ -33,7 +34,6 @@ __all__ = [
     "load_settings",
 ]
 
-Positive = Annotated[int, Meta(ge=1)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 MEBIBYTE = 1024 * 1024
 

@@ -58,6 +58,7 @@ from typing import Annotated, Literal, cast
 
 from msgspec import Meta, Struct
 
+from pipeline.numbers import Positive
 from schemas.messages import Task
 
 __all__ = [
@@ -163,10 +164,10 @@ class TextSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     tokenizer: str
-    layers: Annotated[int, Meta(ge=1)]
-    kv_heads: Annotated[int, Meta(ge=1)]
-    head_size: Annotated[int, Meta(ge=1)]
-    vocabulary: Annotated[int, Meta(ge=1)]
+    layers: Positive
+    kv_heads: Positive
+    head_size: Positive
+    vocabulary: Positive
     max_length: Annotated[int, Meta(ge=2)]
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None = None
@@ -187,11 +188,11 @@ class EncoderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     tokenizer: str
-    max_length: Annotated[int, Meta(ge=1)]
+    max_length: Positive
     pad_token_id: Annotated[int, Meta(ge=0)] = 0
     labels: str | None = None
     multi_label: bool = False
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    dimensions: Positive | None = None
 
 
 class ImageSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,10 +202,10 @@ class ImageSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     with ``stretch`` the whole image is resized to ``height`` x ``width``, whatever its proportions.
     """
 
-    height: Annotated[int, Meta(ge=1)]
-    width: Annotated[int, Meta(ge=1)]
+    height: Positive
+    width: Positive
     channels: Literal[1, 3]
-    resize: Annotated[int, Meta(ge=1)]
+    resize: Positive
     labels: str | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "box"] = "bicubic"
     fit: Literal["crop", "stretch"] = "crop"
@@ -243,8 +244,8 @@ class VisionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     image_token: str
     image_token_id: Annotated[int, Meta(ge=0)]
-    image_tokens: Annotated[int, Meta(ge=1)]
-    hidden: Annotated[int, Meta(ge=1)]
+    image_tokens: Positive
+    hidden: Positive
 
 
 class ModelCard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,11 +18,11 @@ from msgspec import Meta, Struct
 
 from pipeline.models.card import ModelCard, VariantName
 from pipeline.models.files import replace_file
+from pipeline.numbers import Positive
 
 __all__ = ["Point", "Profile", "profile_path", "profiles_of", "read_profile", "write_profile"]
 
 LOG = logging.getLogger(__name__)
-Positive = Annotated[int, Meta(ge=1)]
 
 
 class Point(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,8 @@ import msgspec
 from pipeline.errors import ModelError
 from pipeline.factory.decoders.rope import read_rope
 from pipeline.factory.decoders.spec import Biased, DecoderSpec
-from pipeline.factory.sources.numbers import Positive, check_heads
+from pipeline.factory.sources.heads import check_heads
+from pipeline.numbers import Positive
 
 __all__ = ["MODEL_TYPES", "llama_spec"]
 

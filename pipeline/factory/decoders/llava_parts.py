@@ -16,8 +16,8 @@ from pipeline.factory.encoders.image import ImageGraph
 from pipeline.factory.encoders.spec import activation_of, read_config, transformer_of
 from pipeline.factory.encoders.weights import CLIP_LAYER, EncoderWeights
 from pipeline.factory.images.spec import PixelInput
-from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import Tensors
+from pipeline.numbers import Positive
 
 __all__ = ["LlavaConfig", "decoder_spec", "decoder_weights", "read_llava", "vision_graph", "vision_weights"]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ModelError
 from pipeline.factory.encoders.spec import TransformerSpec
-from pipeline.factory.sources.numbers import check_heads
+from pipeline.factory.sources.heads import check_heads
 from pipeline.factory.sources.safetensors_file import Tensors
 
 __all__ = ["BERT_LAYER", "CLIP_LAYER", "DISTILBERT_LAYER", "VIT_LAYER", "EncoderWeights", "LayerNames", "prefix_of"]

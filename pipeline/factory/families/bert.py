@@ -9,9 +9,9 @@ from pipeline.factory.encoders.spec import TransformerSpec, read_config, transfo
 from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_classifier
 from pipeline.factory.encoders.weights import BERT_LAYER, EncoderWeights, prefix_of
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
+from pipeline.numbers import Positive
 
 __all__ = ["FAMILY", "BertConfig", "add_bert_body", "bert_transformer"]
 

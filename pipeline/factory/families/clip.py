@@ -20,11 +20,11 @@ from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import FP32, with_hints
 from pipeline.factory.images.spec import PixelInput, read_pixel_input
 from pipeline.factory.sources.huggingface_folder import CONFIG
-from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.factory.sources.tokenizer import TOKENIZER, check_token_id, check_token_ids, copy_tokenizer
 from pipeline.models.card import EncoderSpec, GraphFile, ModelCard, ZeroShotSpec
 from pipeline.models.cardfile import sha256_of
+from pipeline.numbers import Positive
 
 __all__ = ["FAMILY"]
 

@@ -10,9 +10,10 @@ from pipeline.factory.decoders.spec import DecoderSpec
 from pipeline.factory.decoders.text import text_card
 from pipeline.factory.decoders.weights import gpt2_weights
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.sources.numbers import Positive, check_heads
+from pipeline.factory.sources.heads import check_heads
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
+from pipeline.numbers import Positive
 
 __all__ = ["FAMILY"]
 

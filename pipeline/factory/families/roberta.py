@@ -7,9 +7,9 @@ from pipeline.factory.encoders.text_card import TextModel, build_text_model, is_
 from pipeline.factory.encoders.weights import EncoderWeights, prefix_of
 from pipeline.factory.families.bert import BertConfig, add_bert_body, bert_transformer
 from pipeline.factory.family import Family, Source, Workbench
-from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import read_safetensors
 from pipeline.models.card import ModelCard
+from pipeline.numbers import Positive
 
 __all__ = ["FAMILY"]
 

@@ -13,9 +13,9 @@ from pipeline.factory.encoders.weights import VIT_LAYER, EncoderWeights
 from pipeline.factory.family import IMAGE_HINTS, Family, Source, Workbench
 from pipeline.factory.images.card import FP32, image_card, pixel_input_of
 from pipeline.factory.sources.labels import labels_of
-from pipeline.factory.sources.numbers import Positive
 from pipeline.factory.sources.safetensors_file import Tensors, read_safetensors
 from pipeline.models.card import ModelCard
+from pipeline.numbers import Positive
 
 __all__ = ["FAMILY"]
 

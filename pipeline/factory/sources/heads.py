@@ -1,17 +1,10 @@
-"""Numbers that a ``config.json`` gives of a model's layers, and what must be true of them."""
+"""Attention heads as a ``config.json`` gives them, and what must be true of them."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta
-
 from pipeline.errors import ModelError
 
-__all__ = ["Positive", "check_heads"]
-
-Positive = Annotated[int, Meta(ge=1)]
-"""A size or a count of a configuration."""
+__all__ = ["check_heads"]
 
 
 def check_heads(heads: int, width: int, where: str) -> None:
