@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from redis import Redis, RedisError
+
+from tests.waiting import wait_until
 
 __all__ = ["RedisServer", "running_redis"]
 
@@ -29,16 +30,12 @@ class RedisServer:
         self._process = subprocess.Popen(
             ["redis-server", *socket, "--save", "", "--appendonly", "no", *options], stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 20
-        with Redis.from_url(self.url) as client:
-            while True:
-                try:
-                    client.ping()
-                except RedisError:
-                    assert time.monotonic() < deadline, "redis-server did not answer within 20 s"
-                    time.sleep(0.02)
-                else:
-                    return
+        wait_until(self._answers, "redis-server answers")
+
+    def _answers(self) -> bool:
+        with Redis.from_url(self.url) as client, suppress(RedisError):
+            return bool(client.ping())
+        return False
 
     @property
     def pid(self) -> int:

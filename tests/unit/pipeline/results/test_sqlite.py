@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -160,10 +161,12 @@ def test_a_lock_that_lasts_is_an_error_within_the_wait_and_then_it_serves_again(
     assert store.get([b"a"])
 
 
-def test_what_is_too_old_goes(open_store: OpenStore) -> None:
-    store = open_store(keep_s=0.2)
+def test_what_is_too_old_goes(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(sqlite, "time", SimpleNamespace(time=lambda: now))
+    store = open_store(keep_s=60)
     store.put(dict.fromkeys(KEYS[:600], b"old"))
-    time.sleep(0.3)
+    now += 61
     store.put(dict.fromkeys(KEYS[600:900], b"new"))
     assert dict(store.get(KEYS[:900])) == dict.fromkeys(KEYS[600:900], b"new")
 
@@ -172,7 +175,8 @@ def test_the_file_stops_growing_at_its_bound_and_the_newest_stay(open_store: Ope
     store = open_store(max_bytes=1_000_000)
     for start in range(0, 20_000, 200):
         store.put(dict.fromkeys(KEYS[start : start + 200], bytes(700)))
-    kept = [key in store.get([key]) for key in KEYS]
+    found = store.get(KEYS)
+    kept = [key in found for key in KEYS]
     store.close()
     assert (tmp_path / "r.db").stat().st_size < 1_500_000
     assert kept == sorted(kept), "the oldest go first"

@@ -22,9 +22,9 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
         memory = MemoryStore()
         return lambda: memory
     if request.param == "sqlite":
-        return lambda: SqliteStore(tmp_path / "results.db", keep_s=60, max_bytes=2**30, busy_s=1)
+        return lambda: SqliteStore(tmp_path / "results.db", keep_s=600, max_bytes=2**30, busy_s=30)
     server: RedisServer = request.getfixturevalue("redis_server")
-    return lambda: RedisStore(server.url, keep_s=60, timeout_s=1)
+    return lambda: RedisStore(server.url, keep_s=600, timeout_s=30)
 
 
 @pytest.fixture

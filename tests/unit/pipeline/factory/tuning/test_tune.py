@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,15 +33,24 @@ QUICK_S = 0.001
 
 
 class Slow(FakeSession):
-    """Takes a time for each run and for each record in it."""
+    """Takes a time for each run and for each record in it, by a clock that stands still otherwise."""
+
+    now = 0.0
 
     def __init__(self, run_s: float, record_s: float) -> None:
         super().__init__(10)
         self._run_s, self._record_s = run_s, record_s
 
     def run(self, feeds: Mapping[str, Any]) -> Mapping[str, Floats]:
-        time.sleep(self._run_s + self._record_s * len(feeds["pixels"]))
+        Slow.now += self._run_s + self._record_s * len(feeds["pixels"])
         return super().run(feeds)
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure by the clock of the slow sessions."""
+    clock = SimpleNamespace(perf_counter=lambda: Slow.now)
+    monkeypatch.setattr("pipeline.factory.tuning.throughput.time", clock)
 
 
 class Timed(FakeBackend):
@@ -74,6 +83,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"pipeline.{module}.find_device", lambda _: device)
 
 
+@pytest.mark.usefixtures("slow_clock")
 def test_the_fastest_variant_and_its_threads_are_found_kept_and_served(tmp_path: Path, configured: Settings) -> None:
     put_version(tmp_path, "1", names=("int8", "fp32"))
     opened: list[tuple[str, int]] = []
@@ -92,6 +102,7 @@ def test_the_fastest_variant_and_its_threads_are_found_kept_and_served(tmp_path:
     assert (lane.variant, lane._settings.runtime.threads) == ("fp32", 2)
 
 
+@pytest.mark.usefixtures("slow_clock")
 def test_the_threads_of_the_settings_are_the_only_ones_measured(tmp_path: Path) -> None:
     put_version(tmp_path, "1", names=("int8", "fp32"))
     configured = settings(models={"store": str(tmp_path)}, batching={"max_batch_size": 1}, runtime={"threads": 3})
@@ -136,6 +147,7 @@ def test_a_model_of_any_task_is_measured_with_samples_and_without(
         assert tuning.profile.points[0].prefill_per_second > 0
 
 
+@pytest.mark.usefixtures("slow_clock")
 def test_a_variant_that_cannot_be_measured_is_skipped_with_its_reason(tmp_path: Path, configured: Settings) -> None:
     put_version(tmp_path, "1", names=("int8", "fp32"))
     model = find_model("toy", configured)
