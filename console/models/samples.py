@@ -39,9 +39,11 @@ def find_samples(
         progress: told what is going on.
 
     Raises:
-        ModelError: samples cannot be read.
+        ModelError: samples cannot be read, or one that is shared out has a label that the model does not have.
         TransportError: a stretch cannot be read, or holds nothing.
     """
+    from pipeline.factory.gates.labels import check_answers
+
     if not calibration and not evaluation:
         return _own_samples(model, output, progress, "--calibration", "--evaluation")
     ranges, measured = (samples_for(model, texts, output) for texts in (calibration, evaluation))
@@ -50,6 +52,7 @@ def find_samples(
     given = ranges or measured
     if len(given) < 2:
         raise ModelError("one sample is not enough: some are for calibration and others for evaluation. Give more.")
+    check_answers(model, given)  # all of them, though the half for calibration needs none: they are one set
     output.say(f"{len(given)} samples: every second one is for calibration, the others are for evaluation")
     return given[::2], given[1::2]
 

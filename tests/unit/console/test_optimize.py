@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,30 @@ def test_a_label_that_the_model_does_not_have_is_told_by_its_place(classifier: t
     (photos / "dark").rename(photos / "dusky")
     status, _, error = run("optimize", "bright", "--calibration", str(photos))
     assert status == 1
-    assert f"{photos}/dusky/1.png: the model has no label 'dusky'. It has 2: dark, bright" in error
+    assert f"{photos}/dusky/0.png: the model has no label 'dusky'. It has 2: dark, bright" in error
+
+
+@pytest.mark.parametrize("option", ["--calibration", "--evaluation"])
+def test_a_label_is_looked_up_in_both_halves_of_one_set_of_samples(
+    classifier: tuple[str, ...], photos: Path, option: str
+) -> None:
+    run(*classifier)
+    (photos / "amber").mkdir()
+    first = photos / "amber" / "0.png"  # in the half for calibration
+    (photos / "dark" / "0.png").rename(first)
+    status, _, error = run("optimize", "bright", option, str(photos))
+    assert status == 1
+    assert f"{first}: the model has no label 'amber'." in error
+
+
+def test_labels_of_samples_that_are_for_calibration_alone_may_be_any(
+    classifier: tuple[str, ...], photos: Path, tmp_path: Path
+) -> None:
+    run(*classifier)
+    others = tmp_path / "kitchen"
+    shutil.copytree(photos / "dark", others / "dusky")
+    options = ("--calibration", str(others), "--evaluation", str(photos), "--gate", "samples>=1")
+    assert run("optimize", "bright", *options)[0] == 0
 
 
 def test_a_text_model_that_holds_little_is_measured_on_what_fits(tmp_path: Path) -> None:
