@@ -11,8 +11,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from pipeline.settings import Settings
+from tests.waiting import PATIENCE_S, wait_until
 
-__all__ = ["committed", "grey_pixel_png", "produce", "read", "read_outcomes", "sources"]
+__all__ = ["committed", "grey_pixel_png", "produce", "read", "read_outcomes", "read_whole", "sources"]
 
 Headers = Mapping[str, bytes]
 
@@ -39,25 +40,14 @@ def produce(
         producer.produce(topic, value, key, headers=dict(headers or {}), on_delivery=on_delivery)
         producer.poll(0)
         count += 1
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     assert failures == []
     return count
 
 
-def read(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[Any]:
+def read(settings: Settings, topic: str, count: int, timeout_s: float = PATIENCE_S) -> list[Any]:
     """The first ``count`` messages of ``topic``, and whatever follows within half a second."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "group.id": "reader",
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "fetch.message.max.bytes": 100_000_000,
-            "receive.message.max.bytes": 200_000_000,
-        }
-    )
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(settings.kafka.partitions)])
+    consumer = _reader(settings, topic)
     found: list[Any] = []
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and len(found) < count:
@@ -67,7 +57,44 @@ def read(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) ->
     return found
 
 
-def read_outcomes(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
+def read_whole(settings: Settings, topic: str) -> list[Any]:
+    """Every message that ``topic`` holds now, however long it takes to read them."""
+    consumer = _reader(settings, topic, {"enable.partition.eof": True})
+    found: list[Any] = []
+    ended: set[int] = set()
+
+    def read_on() -> bool:
+        for message in consumer.consume(500, 0.2):
+            if message.error() is None:
+                found.append(message)
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+        return len(ended) == settings.kafka.partitions
+
+    wait_until(read_on, f"{topic} is read to its end", poll_s=0)
+    consumer.close()
+    return found
+
+
+def _reader(settings: Settings, topic: str, config: Mapping[str, Any] | None = None) -> Consumer:
+    """A consumer at the beginning of every partition of ``topic``."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "group.id": "reader",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "fetch.message.max.bytes": 100_000_000,
+            "receive.message.max.bytes": 200_000_000,
+            **(config or {}),
+        }
+    )
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(settings.kafka.partitions)])
+    return consumer
+
+
+def read_outcomes(settings: Settings, topic: str, count: int, timeout_s: float = PATIENCE_S) -> list[dict[str, Any]]:
     """The outcomes among :func:`read`'s messages."""
     return [json.loads(message.value()) for message in read(settings, topic, count, timeout_s)]
 
@@ -76,7 +103,7 @@ def committed(settings: Settings, topic: str) -> int:
     """The committed offsets of the settings' group, summed over the partitions of ``topic``."""
     consumer = Consumer({"bootstrap.servers": settings.kafka.bootstrap_servers, "group.id": settings.kafka.group_id})
     partitions = [TopicPartition(topic, number) for number in range(settings.kafka.partitions)]
-    offsets = consumer.committed(partitions, timeout=10)
+    offsets = consumer.committed(partitions, timeout=30)
     consumer.close()
     return sum(max(0, tp.offset) for tp in offsets)
 

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.settings import KafkaSettings, Settings
 from tests.records import committed
+from tests.waiting import wait_until
 
 __all__ = ["TINY", "StartWorker", "Worker", "running_worker", "wait_until_committed", "worker_environ"]
 
@@ -38,9 +39,13 @@ StartWorker = Callable[..., Worker]
 
 def wait_until_committed(worker: Worker, settings: Settings, topic: str, count: int) -> None:
     """Return once ``count`` records of ``topic`` are committed; fails when ``worker`` ends before."""
-    while committed(settings, topic) < count:
-        assert worker.process.poll() is None
-        time.sleep(0.01)
+
+    def enough() -> bool:
+        status = worker.process.poll()
+        assert status is None, f"the worker ended with {status}"
+        return committed(settings, topic) >= count
+
+    wait_until(enough, f"{count} records of {topic} are committed", timeout_s=180, poll_s=0.01)
 
 
 def worker_environ(kafka: KafkaSettings, models: str) -> dict[str, str]:

@@ -11,12 +11,15 @@ import pytest
 
 from agents.broker import EmbeddedBroker
 from pipeline.settings import BrokerSettings, KafkaSettings, Settings
-from tests.records import committed, grey_pixel_png, produce, read_outcomes, sources
+from tests.records import grey_pixel_png, produce, read_outcomes, sources
+from tests.waiting import wait_until
 from tests.workers import StartWorker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 RECORDS = 2_000
+FIRST_PART = 200
+IN_FLIGHT = 64
 
 
 @pytest.fixture
@@ -41,20 +44,22 @@ def test_the_only_broker_is_killed_and_restarted_under_load(
 ) -> None:
     settings = Settings(kafka=kafka_settings)
     images = [(f"k{i % 50}", grey_pixel_png()) for i in range(RECORDS)]
-    produce(settings, kafka_settings.images, images)
-    environ = {"MILLRACE_WORKER__DELIVERY": delivery, "MILLRACE_WORKER__MAX_IN_FLIGHT_RECORDS": "64"}
+    produce(settings, kafka_settings.images, images[:FIRST_PART])
+    environ = {"MILLRACE_WORKER__DELIVERY": delivery, "MILLRACE_WORKER__MAX_IN_FLIGHT_RECORDS": str(IN_FLIGHT)}
     worker = start_worker(models="digits-tiny", environ=environ)
     wait_until_committed(worker, settings, kafka_settings.images, 50)
+    produce(settings, kafka_settings.images, images[FIRST_PART:])  # in its hands by now, and far from done
     os.kill(broker.node_pids()[1], signal.SIGKILL)
-    while broker.node_pids():
-        time.sleep(0.05)
+    killed_ms = time.time() * 1_000
+    wait_until(lambda: not broker.node_pids(), "the broker that was killed is gone")
     time.sleep(2)
     broker.start()
-    assert committed(settings, kafka_settings.images) < RECORDS, "the worker was too quick to be hit"
 
     wait_until_committed(worker, settings, kafka_settings.images, RECORDS)
     found = read_outcomes(settings, kafka_settings.image_results, RECORDS)
     assert len(sources(found)) == RECORDS
+    late = sum(outcome["created_at_ms"] > killed_ms for outcome in found)
+    assert IN_FLIGHT < late < RECORDS, "the worker was not hit in the middle"
     assert len({outcome["id"] for outcome in found}) == RECORDS, "a repeated outcome must have the id of the first"
     if delivery == "exactly_once":
         assert len(found) == RECORDS

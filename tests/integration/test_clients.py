@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ from pipeline.errors import TransportError
 from pipeline.settings import KafkaSettings, Settings
 from schemas.messages import Source
 from schemas.records import RawRecord
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -29,10 +29,8 @@ def settings(kafka: str, topic_prefix: str) -> Settings:
 
 
 def read_all(tailer: Tailer) -> list[RawRecord]:
-    found, deadline = [], time.monotonic() + 20
-    while not tailer.caught_up() and time.monotonic() < deadline:
-        found += tailer.read(0.2)
-    assert tailer.caught_up()
+    found: list[RawRecord] = []
+    wait_until(tailer.caught_up, "the topics are read to their end", busy=lambda: found.extend(tailer.read(0.2)))
     return found
 
 
@@ -61,7 +59,7 @@ def test_a_tailer_from_the_end_sees_only_later_records_and_can_be_rewound(settin
         assert read_all(tailer) == []
         sender.send(NewRecord(topic=topic, value=b"after", key=b"same"))
         sender.flush(30)
-        assert [record.value for record in tailer.read(10)] == [b"after"]
+        assert [record.value for record in tailer.read(60)] == [b"after"]
         tailer.rewind(1)
         assert [record.value for record in read_all(tailer)] == [b"before", b"after"]
 
@@ -88,15 +86,15 @@ def test_a_kafka_that_is_away_is_named_with_the_way_out() -> None:
 
 
 def test_deleted_topics_are_gone_and_deleting_again_does_nothing(settings: Settings) -> None:
-    delete_topics(settings)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    def gone() -> bool:
         try:
             Tailer.connect(settings, [settings.kafka.prompts]).close()
         except TransportError:
-            break
-    else:
-        pytest.fail("the topic is still there")
+            return True
+        return False
+
+    delete_topics(settings)
+    wait_until(gone, "the topic is gone")
     delete_topics(settings)
 
 

@@ -20,6 +20,7 @@ from pipeline.engine import Engine
 from pipeline.runtime.fakes import FakeBackend, fake_classifier, fake_generator
 from pipeline.settings import BatchingSettings, KafkaSettings, Settings, WorkerSettings
 from tests.records import committed, grey_pixel_png, produce, read, read_outcomes, sources
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.integration
 
@@ -60,8 +61,8 @@ async def start_app(settings: Settings, tmp_path: Path) -> AsyncIterator[StartAp
         await app.stop()
 
 
-async def outcomes(settings: Settings, topic: str, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
-    return await asyncio.to_thread(read_outcomes, settings, topic, count, timeout_s)
+async def outcomes(settings: Settings, topic: str, count: int) -> list[dict[str, Any]]:
+    return await asyncio.to_thread(read_outcomes, settings, topic, count)
 
 
 async def test_every_record_gets_one_outcome_and_only_then_is_committed(
@@ -120,11 +121,7 @@ async def test_two_workers_share_the_partitions_and_repeat_nothing(settings: Set
     sent = produce(settings, settings.kafka.prompts, [(f"k{i}", b"first") for i in range(200)])
     await outcomes(settings, settings.kafka.prompt_results, sent)
     second = await start_app()
-    for _ in range(100):
-        if second.delivery.poller.assignment:
-            break
-        await asyncio.sleep(0.1)
-    assert second.delivery.poller.assignment
+    await until(lambda: second.delivery.poller.assignment, "the second worker gets partitions")
     sent += produce(settings, settings.kafka.prompts, [(f"k{i}", b"second") for i in range(200)])
     found = await outcomes(settings, settings.kafka.prompt_results, sent)
     assert len(found) == sent
@@ -153,11 +150,13 @@ async def test_a_stalled_topic_does_not_hold_up_the_other(settings: Settings, st
         return False
 
     await start_app(FakeBackend(fault=slow))
-    produce(settings, settings.kafka.prompts, [(None, b"a long prompt, slowly echoed")] * 400)
+    prompts = produce(settings, settings.kafka.prompts, [(None, b"a long prompt, slowly echoed")] * 400)
     sent = produce(settings, settings.kafka.images, [(None, grey_pixel_png())] * 20)
-    found = await outcomes(settings, settings.kafka.image_results, sent, timeout_s=20)
+    found = await outcomes(settings, settings.kafka.image_results, sent)
+    still_waiting = committed(settings, settings.kafka.prompts) < prompts
     stop = True
     assert len(found) == sent
+    assert still_waiting, "the images waited for the prompts"
 
 
 async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Settings, start_app: StartApp) -> None:
@@ -169,7 +168,7 @@ async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Set
     app = await start_app(FakeBackend(fault=fault))
     broken = True
     sent = produce(settings, settings.kafka.images, [(None, grey_pixel_png())] * 10)
-    await asyncio.wait_for(asyncio.shield(app.delivery.failed), 20)
+    await asyncio.wait_for(asyncio.shield(app.delivery.failed), PATIENCE_S)
     await app.stop()
     assert committed(settings, settings.kafka.images) == 0
     await start_app()
@@ -181,21 +180,25 @@ async def test_an_engine_that_fails_leaves_its_records_uncommitted(settings: Set
 async def test_a_device_that_never_answers_ends_the_worker_with_its_records_uncommitted(
     settings: Settings, start_app: StartApp
 ) -> None:
-    hanging, answer = threading.Event(), threading.Event()
+    hanging, answer, image = threading.Event(), threading.Event(), grey_pixel_png()
 
     def hang(_: Any) -> bool:
         if hanging.is_set():
             answer.wait()
         return False
 
+    async def feed() -> None:
+        while True:
+            await asyncio.to_thread(produce, settings, settings.kafka.images, [(str(i), image) for i in range(8)])
+            await asyncio.sleep(0.5)
+
     app = await start_app(FakeBackend(fault=hang), watchdog_timeout_s=2, drain_timeout_s=0.1)
     hanging.set()
+    feeding = asyncio.create_task(feed())
     try:
-        for _ in range(8):
-            produce(settings, settings.kafka.images, [(str(i), grey_pixel_png()) for i in range(8)])
-            await asyncio.sleep(0.5)
-        failure = await asyncio.wait_for(asyncio.shield(app.delivery.failed), 20)
+        failure = await asyncio.wait_for(asyncio.shield(app.delivery.failed), PATIENCE_S)
         assert "no record was served for 2 s while more arrived" in str(failure)
         assert await asyncio.to_thread(committed, settings, settings.kafka.images) == 0
     finally:
+        feeding.cancel()
         answer.set()
