@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from schemas.messages import ClassificationOutput, Outcome, TextOutput
 from tests.unit.console.test_models import run, run_json
 from tests.unit.pipeline.factory.families.decoders import save_model, save_tokenizer
 from tests.unit.pipeline.helpers import image_request, text_request
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -163,9 +162,9 @@ def endless(tmp_path: Path) -> Path:
 def test_a_signal_ends_the_build_of_a_graph_that_does_not_end(endless: Path, store: Path, number: int) -> None:
     command = [sys.executable, "-m", "console.main", "models", "build", str(endless), "--name", "endless"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True) as building:
-        _await(lambda: any(_runs(child) for child in _children(building.pid)))
+        _wait_until_a_child_runs(building)
         os.killpg(building.pid, number)  # as a terminal does
-        error = building.communicate(timeout=10)[1]
+        error = building.communicate(timeout=60)[1]
     assert building.returncode == 1
     assert error.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in error
@@ -175,7 +174,7 @@ def test_a_signal_ends_the_build_of_a_graph_that_does_not_end(endless: Path, sto
 def test_a_kill_ends_the_graph_that_a_build_was_trying_too(endless: Path) -> None:
     command = [sys.executable, "-m", "console.main", "models", "build", str(endless), "--name", "endless"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as building:
-        _await(lambda: any(_runs(child) for child in _children(building.pid)))
+        _wait_until_a_child_runs(building)
         building.kill()
         building.communicate(timeout=60)  # until nobody has its standard error any more
 
@@ -190,8 +189,5 @@ def _runs(pid: int) -> bool:
     return int(fields[11]) > 3 * os.sysconf("SC_CLK_TCK")
 
 
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def _wait_until_a_child_runs(building: subprocess.Popen[str]) -> None:
+    wait_until(lambda: any(map(_runs, _children(building.pid))), "a child tries the graph", timeout_s=120, poll_s=0.1)

@@ -98,11 +98,11 @@ def test_two_builds_at_once_get_versions_of_their_own(make: Make, settings: Sett
     def slow(source: Source, bench: Workbench) -> ModelCard:
         if bench.version == "1":
             second.start()
-            assert waits.wait(10)
+            assert waits.wait(60)
         return build_toy(source, bench)
 
     assert make(slow).spec == "toy@1"
-    second.join(timeout=10)
+    second.join(timeout=60)
     assert {folder.name for folder in list_folders(settings) if folder.parent.name == "toy"} == {"1", "2"}
     assert find_model("toy", settings).spec == "toy@1"
 

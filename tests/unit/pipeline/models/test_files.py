@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.models.files import replace_file
+from tests.waiting import wait_until
 
 
 def test_a_reader_never_finds_half_a_file_or_none(tmp_path: Path) -> None:
@@ -22,12 +24,13 @@ def test_a_reader_never_finds_half_a_file_or_none(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for number in range(40):
-        replace_file(path, contents[number % 2])
+    turns = itertools.cycle(contents)
+    wait_until(lambda: len(found) > 1, "both are found", poll_s=0, busy=lambda: replace_file(path, next(turns)))
+    for _ in range(40):
+        replace_file(path, next(turns))
     done.set()
     reader.join()
-    assert found <= set(contents)
-    assert found
+    assert found == set(contents)
 
 
 def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

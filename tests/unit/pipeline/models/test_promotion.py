@@ -40,7 +40,7 @@ def test_a_rollback_does_not_wait_for_a_build_of_the_same_name(store: Settings) 
     with locked(store.models.store_path, "toy", pytest.fail):
         rollback = threading.Thread(target=promote, args=("toy", "2", store), daemon=True)
         rollback.start()
-        rollback.join(timeout=10)
+        rollback.join(timeout=60)
         assert read_pointer(folder(store)) == "2"
 
 
@@ -69,9 +69,9 @@ def test_removing_waits_for_a_build_of_the_same_name_and_says_so(store: Settings
     removal = threading.Thread(target=lambda: remove("toy", "2", store, say=say), daemon=True)
     with locked(store.models.store_path, "toy", pytest.fail):
         removal.start()
-        assert waits.wait(10)
+        assert waits.wait(60)
         assert (folder(store) / "2").exists()
-    removal.join(timeout=10)
+    removal.join(timeout=60)
     assert said == ["waiting for another command on toy"]
     assert not (folder(store) / "2").exists()
 

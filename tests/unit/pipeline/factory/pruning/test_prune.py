@@ -139,7 +139,7 @@ def test_two_at_once_get_versions_of_their_own(tmp_path: Path) -> None:
     second = threading.Thread(target=run, daemon=True)
     with locked(tmp_path, model.card.name, pytest.fail):
         second.start()
-        assert waits.wait(10)
+        assert waits.wait(60)
         first = tmp_path / model.card.name / "2"
         first.mkdir()
         (first / "model.toml").touch()
