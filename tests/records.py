@@ -61,13 +61,14 @@ def read_whole(settings: Settings, topic: str) -> list[Any]:
     """Every message that ``topic`` holds now, however long it takes to read them."""
     consumer = _reader(settings, topic, {"enable.partition.eof": True})
     found: list[Any] = []
-    ended: set[int] = set()
+    ended: set[int | None] = set()
 
     def read_on() -> bool:
         for message in consumer.consume(500, 0.2):
-            if message.error() is None:
+            error = message.error()
+            if error is None:
                 found.append(message)
-            elif message.error().code() == KafkaError._PARTITION_EOF:
+            elif error.code() == KafkaError._PARTITION_EOF:
                 ended.add(message.partition())
         return len(ended) == settings.kafka.partitions
 

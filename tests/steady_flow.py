@@ -25,6 +25,7 @@ class SteadyFlow:
         interval_s: between two records of one partition.
         topic: of the records; prompts by default.
         values: of the records, in turn.
+        ahead: send no more while so many have no outcome yet, so that a slow worker is kept busy and not buried.
 
     Attributes:
         sent: records of each partition.
@@ -32,12 +33,18 @@ class SteadyFlow:
     """
 
     def __init__(
-        self, kafka: KafkaSettings, interval_s: float, topic: str = "", values: Sequence[bytes] = (b"a prompt",)
+        self,
+        kafka: KafkaSettings,
+        interval_s: float,
+        topic: str = "",
+        values: Sequence[bytes] = (b"a prompt",),
+        ahead: float = float("inf"),
     ) -> None:
         self._kafka = kafka
         self._interval_s = interval_s
         self._topic = topic or kafka.prompts
         self._values = itertools.cycle(values)
+        self._ahead = ahead
         self.outcomes: list[dict[str, Any]] = []
         self.sent: Counter[int] = Counter()
         self._arrivals: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
@@ -54,7 +61,7 @@ class SteadyFlow:
         self._enough.set()
         self._sender.join()
         deadline = time.monotonic() + timeout_s
-        while sum(map(len, self._arrivals.values())) < self.sent.total() and time.monotonic() < deadline:
+        while self._unanswered() > 0 and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(0.5)
 
@@ -79,6 +86,9 @@ class SteadyFlow:
         times = [at for at, _ in self._arrivals[partition]]
         return max((b - a for a, b in itertools.pairwise(times) if b >= since and a <= until), default=until - since)
 
+    def _unanswered(self) -> int:
+        return self.sent.total() - len(self.outcomes)
+
     def _send(self) -> None:
         producer = Producer({"bootstrap.servers": self._kafka.bootstrap_servers})
         at = time.monotonic()
@@ -89,6 +99,8 @@ class SteadyFlow:
                 at += self._interval_s / self._kafka.partitions
                 time.sleep(max(0.0, at - time.monotonic()))
             producer.poll(0)
+            while self._unanswered() >= self._ahead and not self._enough.is_set():
+                time.sleep(0.002)
         producer.flush(30)
 
     def _read(self) -> None:

@@ -21,8 +21,9 @@ from pipeline.models.pointer import write_pointer
 from pipeline.models.promotion import promote
 from pipeline.models.store import SHIPPED
 from pipeline.settings import KafkaSettings, ModelSettings, Settings
-from tests.records import grey_pixel_png, read
+from tests.records import grey_pixel_png, read_whole
 from tests.steady_flow import SteadyFlow
+from tests.waiting import PATIENCE_S, wait_until
 from tests.workers import StartWorker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -66,11 +67,8 @@ def versions(flow: SteadyFlow) -> Counter[str]:
     return Counter(outcome["model"]["version"] for outcome in flow.outcomes)
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def wait_for_answers(flow: SteadyFlow, version: str, more_than: int) -> None:
+    wait_until(lambda: versions(flow)[version] > more_than, f"version {version} gives more than {more_than} answers")
 
 
 def in_order_of_records(flow: SteadyFlow) -> dict[int, list[str]]:
@@ -103,21 +101,21 @@ def test_a_promoted_classifier_takes_over_without_a_record_lost_or_repeated_and_
     store = Store(tmp_path / "store", "digits-tiny")
     environ = store.environ(MILLRACE_WORKER__DELIVERY=delivery)
     worker = start_worker(models="digits-tiny", environ=environ)
-    flow = start_flow(0.01, topic=kafka_settings.images, values=[grey_pixel_png()])
-    wait_until(lambda: versions(flow)[store.first] > 100)
+    flow = start_flow(0.01, topic=kafka_settings.images, values=[grey_pixel_png()], ahead=200)
+    wait_for_answers(flow, store.first, 100)
 
     store.install("8.0.0")
     promoted = time.monotonic()
     store.promote("8.0.0")
-    wait_until(lambda: versions(flow)["8.0.0"] > 100)
+    wait_for_answers(flow, "8.0.0", 100)
     pause_s = max(flow.longest_pause_s(number, promoted, time.monotonic()) for number in flow.sent)
 
     (store.install("9.0.0") / "labels.txt").write_text("damaged\n")
     write_pointer(store.folder / store.name, "9.0.0")
-    wait_until(lambda: "the promoted version is not taken" in (tmp_path / "worker.log").read_text())
-    before = versions(flow)["8.0.0"]
-    wait_until(lambda: versions(flow)["8.0.0"] > before + 100)
-    flow.finish(30.0)
+    log = tmp_path / "worker.log"
+    wait_until(lambda: "the promoted version is not taken" in log.read_text(), "the damaged version is refused")
+    wait_for_answers(flow, "8.0.0", versions(flow)["8.0.0"] + 100)
+    flow.finish(PATIENCE_S)
 
     assert worker.process.poll() is None
     assert flow.not_once() == []
@@ -125,13 +123,13 @@ def test_a_promoted_classifier_takes_over_without_a_record_lost_or_repeated_and_
     assert set(versions(flow)) == {store.first, "8.0.0"}
     for answered in in_order_of_records(flow).values():
         assert answered == sorted(answered), "a record was answered by the old version after one by the new"
-    said = (tmp_path / "worker.log").read_text()
+    said = log.read_text()
     assert f"digits-tiny@8.0.0 serves now; digits-tiny@{store.first} finishes what it has" in said
     assert "digits-tiny@8.0.0 goes on: model digits-tiny@9.0.0: " in said
     assert "labels.txt is damaged" in said
     assert said.count("is not taken") == 1
-    assert json.loads(worker.lines.get(timeout=1))["models"] == ["digits-tiny@8.0.0 int8 cpu"]
-    assert pause_s < 5.0, "the flow stood still while the new version was opened"
+    assert json.loads(worker.lines.get(timeout=PATIENCE_S))["models"] == ["digits-tiny@8.0.0 int8 cpu"]
+    assert pause_s < 20.0, "the flow stood still while the new version was opened"
 
 
 def test_texts_under_way_finish_on_the_old_version_while_the_new_one_answers(
@@ -139,17 +137,17 @@ def test_texts_under_way_finish_on_the_old_version_while_the_new_one_answers(
 ) -> None:
     store = Store(tmp_path / "store", "dialogues-tiny")
     start_worker(models="dialogues-tiny", environ=store.environ(MILLRACE_BATCHING__MAX_SLOTS="4"))
-    # Sampled hot, so that answers are long and slots are busy.
+    # Sampled hot, so that answers are long, and always more of them than slots.
     prompts = [
         json.dumps({"prompt": f"Hello {n}", "max_tokens": 100, "temperature": 2.0, "stream": True}).encode()
         for n in range(9)
     ]
-    flow = start_flow(0.08, values=prompts)
-    wait_until(lambda: versions(flow)[store.first] > 10)
+    flow = start_flow(0.001, values=prompts, ahead=16)
+    wait_for_answers(flow, store.first, 10)
     store.install("8.0.0")
     store.promote("8.0.0")
-    wait_until(lambda: versions(flow)["8.0.0"] > 10)
-    flow.finish(60.0)
+    wait_for_answers(flow, "8.0.0", 10)
+    flow.finish(PATIENCE_S)
 
     assert flow.not_once() == []
     assert {outcome["status"] for outcome in flow.outcomes} == {"ok"}
@@ -166,7 +164,7 @@ def test_texts_under_way_finish_on_the_old_version_while_the_new_one_answers(
     assert last_old > min(begun), "no text was in a slot of the old version when the new one began"
 
     told: dict[str, list[dict[str, Any]]] = {}
-    for message in read(Settings(kafka=kafka_settings), kafka_settings.tokens, 10**9, timeout_s=1.5):
+    for message in read_whole(Settings(kafka=kafka_settings), kafka_settings.tokens):
         piece = json.loads(message.value())
         told.setdefault(piece["outcome_id"], []).append(piece)
     assert set(told) == set(ends)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from pipeline.settings import KafkaSettings, Settings
-from tests.records import committed, grey_pixel_png, produce, read, read_outcomes, sources
+from tests.records import committed, grey_pixel_png, produce, read_outcomes, read_whole, sources
+from tests.waiting import wait_until
 from tests.workers import StartWorker, Worker, wait_until_committed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -24,7 +24,7 @@ FIRST_PART = 200
 def figure(worker: Worker, sample: str) -> float:
     """A sample of the worker's metrics page."""
     url = f"http://127.0.0.1:{worker.ready['metrics_port']}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         page = response.read().decode()
     found = re.search(rf"^{re.escape(sample)} (\S+)$", page, re.MULTILINE)
     assert found, f"no {sample} among {sorted(set(re.findall('^millrace_[^ ]+', page, re.MULTILINE)))}"
@@ -64,9 +64,7 @@ def test_a_killed_worker_leaves_what_it_has_computed_to_the_next(
     first = start_worker(models="digits-tiny", environ=environ)
     wait_until_committed(first, settings, kafka_settings.images, FIRST_PART)
     sent += produce(settings, kafka_settings.images, records[FIRST_PART:])  # a commit has just been: the next is far
-    while kept(store) < FIRST_PART + 50:
-        assert first.process.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: kept(store) >= FIRST_PART + 50, "some of the rest is computed", poll_s=0.005)
     first.process.kill()
     first.process.wait()
     kept_before, committed_before = kept(store), committed(settings, kafka_settings.images)
@@ -102,7 +100,7 @@ def test_a_streamed_answer_that_is_repeated_has_the_same_pieces_to_its_end(
     produce(settings, kafka_settings.prompts, [("k", json.dumps(prompt).encode())])
     first = start_worker(models="dialogues-tiny", environ=environ)
     outcome = read_outcomes(settings, kafka_settings.prompt_results, 1)[0]
-    pieces = [json.loads(message.value()) for message in read(settings, kafka_settings.tokens, 1)]
+    pieces = [json.loads(message.value()) for message in read_whole(settings, kafka_settings.tokens)]
     first.process.kill()
     first.process.wait()
 
@@ -112,7 +110,5 @@ def test_a_streamed_answer_that_is_repeated_has_the_same_pieces_to_its_end(
         (outcome["id"], outcome["output"], outcome["usage"])
     ] * 2
     assert "".join(piece["text"] for piece in pieces) == outcome["output"]["text"]
-    assert [
-        json.loads(message.value()) for message in read(settings, kafka_settings.tokens, 2 * len(pieces))
-    ] == 2 * pieces
+    assert [json.loads(message.value()) for message in read_whole(settings, kafka_settings.tokens)] == 2 * pieces
     assert figure(second, f'millrace_generated_tokens_total{{model="{model_of(second)}"}}') == 0
