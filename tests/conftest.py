@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("any machine")
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a real Kafka that lives as long as the test run, also when the run is killed."""
-    broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path_factory.mktemp("kafka"))))
+    broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path_factory.mktemp("kafka")), start_timeout_s=180))
     yield broker.start(owned=True).bootstrap_servers
     broker.stop()
 

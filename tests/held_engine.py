@@ -1,7 +1,7 @@
 """A worker process whose device is stopped: no request is answered until the file of its argument is there.
 
-When the worker ends it prints one line of JSON: ``before_bytes``, what the process had in memory before its first
-record, and ``held_bytes``, the most that it counted as held of its topic of images.
+It prints two lines of JSON: ``before_bytes`` when it has started, what the process had in memory before its first
+record, and ``held_bytes`` when it ends, the most that it counted as held of its topic of images.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from schemas.messages import InferenceRequest, Outcome, TokenPiece
 class HeldEngine(FakeEngine):
     """Answers when ``release`` exists."""
 
-    before_bytes = 0
-
     def __init__(self, release: Path) -> None:
         super().__init__()
         self._release = release
 
     async def start(self) -> None:
-        self.before_bytes = resident_bytes()
+        say(before_bytes=resident_bytes())
 
     async def submit(self, request: InferenceRequest, *, emit: Callable[[TokenPiece], None] | None = None) -> Outcome:
         while not self._release.exists():  # noqa: ASYNC110 - the test is another process
             await asyncio.sleep(0.05)
         return await super().submit(request, emit=emit)
+
+
+def say(**figures: int) -> None:
+    """Print ``figures``."""
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
 
 
 def resident_bytes() -> int:
@@ -54,12 +58,11 @@ async def watch(app: InferenceApp) -> int:
 
 
 async def main(release: Path) -> None:
-    engine = HeldEngine(release)
-    app = create_app(load_settings(), engine)  # type: ignore[arg-type]
+    app = create_app(load_settings(), HeldEngine(release))  # type: ignore[arg-type]
     await app.start()
     held_bytes = await watch(app)
     await app.stop()
-    sys.stdout.write(json.dumps({"before_bytes": engine.before_bytes, "held_bytes": held_bytes}) + "\n")
+    say(held_bytes=held_bytes)
 
 
 if __name__ == "__main__":

@@ -10,4 +10,4 @@ from pipeline.settings import BrokerSettings
 @pytest.fixture
 def broker_settings(tmp_path: Path) -> BrokerSettings:
     """Settings of a broker of one test's own."""
-    return BrokerSettings(data=str(tmp_path / "broker"), heap_mib=256)
+    return BrokerSettings(data=str(tmp_path / "broker"), heap_mib=256, start_timeout_s=180)

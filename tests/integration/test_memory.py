@@ -20,6 +20,7 @@ from agents.topics import create_topics
 from agents.worker_config import PREFETCH_KIB, consumer_config
 from pipeline.settings import KafkaSettings, Settings
 from tests.records import read_outcomes, sources
+from tests.waiting import wait_until
 from tests.workers import TINY, worker_environ
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -87,14 +88,18 @@ def fill(settings: Settings, image: bytes) -> None:
     assert producer.flush(60) == 0
 
 
-def until_still(worker: Stopped) -> int:
-    """The peak of the worker's memory once it has not risen for five seconds."""
+def peak_once_still(worker: Stopped, least_bytes: int) -> int:
+    """The peak of the worker's memory once it is above ``least_bytes`` and has not risen for five seconds."""
     peak, since = 0, time.monotonic()
-    while time.monotonic() < since + 5:
+
+    def still() -> bool:
+        nonlocal peak, since
         assert worker.process.poll() is None
         if (now := worker.peak_bytes()) > peak + MIB:
             peak, since = now, time.monotonic()
-        time.sleep(0.1)
+        return peak > least_bytes and time.monotonic() > since + 5
+
+    wait_until(still, f"the worker holds {least_bytes / MIB:.0f} MiB, and no more from then on", timeout_s=120)
     return worker.peak_bytes()
 
 
@@ -106,19 +111,21 @@ def test_memory_stays_under_its_bound_while_the_device_stands_still_and_every_re
     fill(settings, image)
     worker = stopped_worker(settings, tmp_path)
     start.append(worker)
-    peak_bytes = until_still(worker)
+    assert worker.process.stdout is not None
+    before_bytes = json.loads(worker.process.stdout.readline())["before_bytes"]
+    peak_bytes = peak_once_still(worker, before_bytes + IN_FLIGHT_BYTES // 2)
 
     worker.release.touch()
-    found = read_outcomes(settings, settings.kafka.image_results, RECORDS, timeout_s=60)
+    found = read_outcomes(settings, settings.kafka.image_results, RECORDS)
     printed, _ = worker.process.communicate(timeout=60)
-    figures = json.loads(printed.splitlines()[-1])
+    held_bytes = json.loads(printed.splitlines()[-1])["held_bytes"]
 
     # librdkafka stops fetching at its prefetch bound, which one fetch may overshoot. It fills up anew while the poll
     # thread still copies what it took from there: the first time, when no size is known yet, that is all of it.
     queue_bytes = PREFETCH_KIB * 1024 + consumer_config(settings)["fetch.max.bytes"]
-    grown_bytes = peak_bytes - figures["before_bytes"]
+    grown_bytes = peak_bytes - before_bytes
     bound_bytes = IN_FLIGHT_BYTES + 2 * queue_bytes + SLACK_BYTES
     assert bound_bytes < RECORDS * RECORD_BYTES / 2, "without a bound all of the records would be held"
-    assert IN_FLIGHT_BYTES / 2 < figures["held_bytes"] <= IN_FLIGHT_BYTES + 2 * (RECORD_BYTES + 1_024)
+    assert IN_FLIGHT_BYTES / 2 < held_bytes <= IN_FLIGHT_BYTES + 2 * (RECORD_BYTES + 1_024)
     assert IN_FLIGHT_BYTES / 2 < grown_bytes <= bound_bytes, f"grew by {grown_bytes / MIB:.0f} MiB"
     assert sorted(sources(found).values()) == [1] * RECORDS

@@ -11,7 +11,7 @@ from pipeline.settings import KafkaSettings, Settings
 from tests.records import committed, grey_pixel_png, produce
 from tests.workers import StartWorker, wait_until_committed
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 WATCHDOG_S = 4.0
 
@@ -21,7 +21,11 @@ def test_a_worker_waits_for_a_transaction_that_a_producer_left_open(
 ) -> None:
     settings = Settings(kafka=kafka_settings)
     upstream = Producer(
-        {"bootstrap.servers": kafka_settings.bootstrap_servers, "transactional.id": kafka_settings.group_id}
+        {
+            "bootstrap.servers": kafka_settings.bootstrap_servers,
+            "transactional.id": kafka_settings.group_id,
+            "transaction.timeout.ms": 600_000,  # however long the worker takes to start
+        }
     )
     upstream.init_transactions(30)
     upstream.begin_transaction()
