@@ -63,7 +63,7 @@ class Delivery(Service):  # type: ignore[misc]
         poller: fetches, and leaves the group in the end.
         flows: by topic, how much is held.
         tokens: topic of streamed pieces.
-        metrics: counts records, outcomes, lag.
+        metrics: counts records, outcomes, lag, held partitions.
         route: hands a batch to the agents.
         watchdog_timeout_s: how long a partition may stand still while its log grows.
         runs: how often the device has run.
@@ -133,9 +133,9 @@ class Delivery(Service):  # type: ignore[misc]
         LOG.warning("lost %s to another worker", _words(partitions))
         self._soon(self._drop, partitions)
 
-    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
-        """Report lag; end the worker when a partition stands still."""
-        self._soon(self._look, dict(bounds))
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]], held: frozenset[Partition]) -> None:
+        """Report lag and what is held; end the worker when a partition stands still."""
+        self._soon(self._look, dict(bounds), held)
 
     def on_failed(self, error: TransportError) -> None:
         """End the worker."""
@@ -298,8 +298,8 @@ class Delivery(Service):  # type: ignore[misc]
         self._outbox.drop(partitions)
         self._ledger.revoke(partitions)
 
-    def _look(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
-        if stalled := self._lag.look(bounds):
+    def _look(self, bounds: Mapping[Partition, tuple[int, int]], held: frozenset[Partition]) -> None:
+        if stalled := self._lag.look(bounds, held):
             self.fail(
                 EngineError(
                     f"{_words(stalled)}: no record was served for {self._lag.timeout_s:g} s while more arrived. "

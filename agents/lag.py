@@ -1,4 +1,4 @@
-"""How far behind each partition is, for the metrics, and whether one has stopped moving, for the watchdog."""
+"""How far behind each partition is and whether it is held, for the metrics, and which stand still, for the watchdog."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LagWatch:
 
     Args:
         ledger: of the worker.
-        metrics: gets the lag.
+        metrics: gets the lag, and which partitions are held.
         timeout_s: how long a partition may stand still while its log grows.
         work: of a partition, a number that changes while its records are being worked on.
     """
@@ -30,16 +30,19 @@ class LagWatch:
     def __init__(self, ledger: Ledger, metrics: Metrics, *, timeout_s: float, work: Callable[[Partition], int]) -> None:
         self.timeout_s = timeout_s
         self._ledger = ledger
-        self._lag = metrics.lag
+        self._lag, self._held = metrics.lag, metrics.held
+        self._held_last: frozenset[Partition] = frozenset()
         self._work = work
         self._watchdog = Watchdog(timeout_s)
 
-    def look(self, bounds: Mapping[Partition, tuple[int, int]]) -> list[Partition]:
+    def look(self, bounds: Mapping[Partition, tuple[int, int]], held: frozenset[Partition]) -> list[Partition]:
         """Report the lag of the partitions; those that have stood still for too long.
 
         Args:
             bounds: where each partition started under this assignment, and the end of its log.
+            held: those whose start cannot be told yet, so that nothing is fetched of them.
         """
+        self._report_held(bounds.keys(), held)
         behind: dict[Partition, Progress] = {}
         committable = self._ledger.committable()
         for partition, (start, end) in bounds.items():
@@ -52,7 +55,14 @@ class LagWatch:
         return self._watchdog.observe(time.monotonic(), behind)
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """The lag of ``partitions`` is another worker's to report."""
+        """What there is to say of ``partitions`` is another worker's to report."""
         for partition in partitions:
-            with suppress(KeyError):  # it left before the first look
-                self._lag.remove(*partition)
+            for gauge in (self._lag, self._held):
+                with suppress(KeyError):  # it left before the first look
+                    gauge.remove(*partition)
+
+    def _report_held(self, known: Iterable[Partition], held: frozenset[Partition]) -> None:
+        for partition in {*known, *held, *self._held_last}:
+            if partition in self._ledger:
+                self._held.labels(*partition).set(partition in held)
+        self._held_last = held

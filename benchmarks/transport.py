@@ -140,7 +140,7 @@ class Hop:
     def on_lost(self, partitions: list[Partition]) -> None:
         raise SystemExit(f"lost {partitions} in a benchmark")
 
-    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]], held: frozenset[Partition]) -> None:
         pass
 
     def on_failed(self, error: TransportError) -> None:

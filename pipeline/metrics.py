@@ -26,6 +26,8 @@ class Metrics:
         records: records read, by ``topic`` (set by the agents).
         outcomes: outcomes delivered, by ``topic`` of the record and ``status`` (set by the agents).
         lag: records behind the end of the log, by ``topic`` and ``partition`` (set by the agents).
+        held: 1 while nothing is fetched of a partition because nobody can tell where it starts, by ``topic`` and
+            ``partition`` (set by the agents).
         end_to_end: seconds from a record's timestamp to its delivered outcome, by ``topic`` (set by the agents).
         in_flight: requests inside the engine, by ``model``.
         results: what the engine made of its requests, by ``model`` and ``status``: ``ok``, ``expired``, ``cancelled``
@@ -55,6 +57,7 @@ class Metrics:
         self.records = Counter("millrace_records", "Records read.", ["topic"], registry=registry)
         self.outcomes = Counter("millrace_outcomes", "Outcomes delivered.", ["topic", "status"], registry=registry)
         self.lag = Gauge("millrace_lag_records", "Records not read yet.", ["topic", "partition"], registry=registry)
+        self.held = Gauge("millrace_partition_held", "Not fetched yet.", ["topic", "partition"], registry=registry)
         self.end_to_end = _seconds("millrace_end_to_end_seconds", "Record to outcome.", ["topic"], registry)
         self.in_flight = Gauge("millrace_in_flight_requests", "Requests in the engine.", ["model"], registry=registry)
         self.results = Counter("millrace_results", "Requests answered.", ["model", "status"], registry=registry)

@@ -68,8 +68,11 @@ class Listener(Protocol):
     def on_messages(self, partition: Partition, messages: tuple[Message, ...]) -> None:
         """Records of one partition, in offset order."""
 
-    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
-        """About once a second: where each assigned partition started under this assignment, and its end."""
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]], held: frozenset[Partition]) -> None:
+        """About once a second: where each assigned partition started under this assignment, and its end.
+
+        Of those that are ``held``, which are not fetched yet, nobody can tell where they start.
+        """
 
     def on_failed(self, error: TransportError) -> None:
         """The consumer cannot go on; no more calls follow."""
@@ -288,7 +291,7 @@ class Poller(threading.Thread):
 
     def _report_position(self) -> None:
         if self._positions.due():
-            self._listener.on_position(self._positions.bounds(self._assigned))
+            self._listener.on_position(self._positions.bounds(self._assigned), frozenset(self._unplaced))
 
     def _held(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
         return {partition: offset for partition, offset in offsets.items() if partition in self._assigned}

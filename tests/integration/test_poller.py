@@ -41,7 +41,7 @@ class Heard:
     def on_messages(self, partition: Partition, messages: tuple[Any, ...]) -> None:
         self.offsets.setdefault(partition, []).extend(offset_of(message) for message in messages)
 
-    def on_position(self, bounds: Mapping[Partition, tuple[int, int]]) -> None:
+    def on_position(self, bounds: Mapping[Partition, tuple[int, int]], held: frozenset[Partition]) -> None:
         pass
 
     def on_failed(self, error: TransportError) -> None:

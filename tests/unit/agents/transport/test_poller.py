@@ -80,6 +80,12 @@ class GroupConsumer:
     def memberid(self) -> str:
         return self.member
 
+    def get_watermark_offsets(self, partition: TopicPartition, cached: bool) -> tuple[int, int]:
+        return 0, 100
+
+    def offsets_for_times(self, partitions: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+        return []
+
 
 class Partings:
     """A listener that commits nothing, and keeps how partitions went."""
@@ -87,6 +93,7 @@ class Partings:
     def __init__(self) -> None:
         self.revoked: list[Any] = []
         self.lost: list[Partition] = []
+        self.held: list[set[Partition]] = []
 
     def on_assigned(self, partitions: list[Partition]) -> None:
         pass
@@ -97,6 +104,9 @@ class Partings:
 
     def on_lost(self, partitions: list[Partition]) -> None:
         self.lost += partitions
+
+    def on_position(self, bounds: Any, held: frozenset[Partition]) -> None:
+        self.held.append(set(held))
 
 
 def member(monkeypatch: pytest.MonkeyPatch, offsets: dict[int, int]) -> tuple[Poller, GroupConsumer, Any]:
@@ -137,6 +147,30 @@ def test_a_partition_whose_beginning_cannot_be_told_does_not_hold_up_others(monk
         poller._place_at = 0
         poller._place_late()
     assert consumer.fetched == {1: 7, 2: 8}
+
+
+def test_a_partition_whose_beginning_cannot_be_told_is_reported_until_it_is_fetched_or_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def report() -> set[Partition]:
+        poller._positions._due_at = 0
+        poller._report_position()
+        return listener.held[-1]  # type: ignore[no-any-return]
+
+    poller, consumer, listener = member(monkeypatch, {1: 7})
+    poller._on_assign(consumer, partitions(0, 1, 2))  # type: ignore[arg-type]
+    first, third = PARTITION, Partition(PARTITION.topic, 2)
+    assert report() == {first, Partition(PARTITION.topic, 1), third}  # asked for together, none could be told
+    for _ in range(3):
+        poller._place_at = 0
+        poller._place_late()
+    assert report() == {first, third}
+    poller._on_revoke(consumer, partitions(2))  # type: ignore[arg-type]
+    assert report() == {first}
+    consumer.offsets[0] = 24
+    poller._place_at = 0
+    poller._place_late()
+    assert report() == set()
 
 
 def test_a_partition_may_go_before_its_beginning_could_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
