@@ -44,7 +44,7 @@ def test_a_worker_without_its_topics_ends_and_says_how_to_make_them(
     kafka: str, topic_prefix: str, run_worker: RunWorker
 ) -> None:
     worker = run_worker(KafkaSettings(bootstrap_servers=kafka, topic_prefix=topic_prefix))
-    _, said = worker.communicate(timeout=60)
+    _, said = worker.communicate(timeout=120)
     assert worker.returncode == 1
     assert f"no topic {topic_prefix}prompts" in said
     assert "millrace topics" in said
@@ -55,7 +55,7 @@ def test_a_worker_without_its_topics_ends_and_says_how_to_make_them(
 def test_a_worker_without_kafka_ends_and_says_where_it_looked(delivery: str, run_worker: RunWorker) -> None:
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1")
     worker = run_worker(nowhere, MILLRACE_WORKER__DELIVERY=delivery)
-    _, said = worker.communicate(timeout=90)
+    _, said = worker.communicate(timeout=120)
     assert worker.returncode == 1
     assert "127.0.0.1:1" in said
     assert "Traceback" not in said
@@ -68,7 +68,7 @@ def test_a_worker_leaves_nothing_in_the_folder_it_runs_in(
     assert worker.stdout is not None
     assert "ready" in worker.stdout.readline()
     worker.send_signal(signal.SIGTERM)
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=120)
     assert worker.returncode == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -77,6 +77,6 @@ def test_a_worker_told_to_stop_while_it_starts_stops(kafka_settings: KafkaSettin
     worker = run_worker(kafka_settings)
     time.sleep(1.0)
     worker.send_signal(signal.SIGTERM)
-    _, said = worker.communicate(timeout=30)
+    _, said = worker.communicate(timeout=120)
     assert worker.returncode in (0, 1, -signal.SIGTERM), said
     assert "Traceback" not in said
