@@ -18,6 +18,7 @@ from agents.worker_config import consumer_config
 from pipeline.errors import TransportError
 from pipeline.settings import KafkaSettings, Settings
 from tests.records import produce
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -78,12 +79,8 @@ def another_member(settings: Settings) -> Iterator[Callable[[], Consumer]]:
         consumer.close()
 
 
-def wait_until(condition: Callable[[], bool], busy: Callable[[], object] = lambda: None) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 20 s"
-        busy()
-        time.sleep(0.02)
+def wait_until_assigned(poller: Poller, count: int, busy: Callable[[], object] = lambda: None) -> None:
+    wait_until(lambda: len(poller.assignment) == count, f"{count} partitions are assigned", busy=busy)
 
 
 def test_a_partition_that_left_while_its_topic_was_paused_is_fetched_when_it_comes_back(
@@ -94,17 +91,17 @@ def test_a_partition_that_left_while_its_topic_was_paused_is_fetched_when_it_com
     poller = Poller(consumer_config(settings), {topic: flow})
     poller.begin(heard)
     try:
-        wait_until(lambda: len(poller.assignment) == 2)
+        wait_until_assigned(poller, 2)
         produce(settings, topic, [(f"k{i}", b"fills the flow") for i in range(100)])
-        wait_until(lambda: flow.share >= 1)
+        wait_until(lambda: flow.share >= 1, "the flow is full")
         other = another_member()
-        wait_until(lambda: len(poller.assignment) == 1, lambda: other.poll(0.02))
+        wait_until_assigned(poller, 1, busy=lambda: other.poll(0.02))
         give_all_back(flow)
         other.close()
-        wait_until(lambda: len(poller.assignment) == 2)
+        wait_until_assigned(poller, 2)
         # So few that the topic is not paused and resumed again, which would heal it.
         produce(settings, topic, [(f"k{i}", b"one") for i in range(20)])
-        wait_until(lambda: sum(map(len, map(set, heard.offsets.values()))) == 120)
+        wait_until(lambda: sum(map(len, map(set, heard.offsets.values()))) == 120, "all 120 records are heard of")
     finally:
         poller.stop()
     assert heard.failure is None
@@ -124,14 +121,14 @@ def test_a_rebalance_while_a_transaction_holds_offsets_back_does_not_start_a_par
     poller = Poller(consumer_config(settings), {topic: Flow(max_records=100, max_bytes=1_000_000)})
     poller.begin(heard)
     try:
-        wait_until(lambda: len(poller.assignment) == 2)
+        wait_until_assigned(poller, 2)
         other = another_member()
-        wait_until(lambda: len(poller.assignment) == 1, lambda: other.poll(0.02))
+        wait_until_assigned(poller, 1, busy=lambda: other.poll(0.02))
         time.sleep(2)
         assert heard.offsets == {}
         dead_worker.abort_transaction(30)
         (kept,) = poller.assignment
-        wait_until(lambda: len(heard.offsets.get(kept, ())) >= 5)
+        wait_until(lambda: len(heard.offsets.get(kept, ())) >= 5, "the partition is read to its end")
     finally:
         poller.stop()
     assert heard.offsets == {kept: [5, 6, 7, 8, 9]}
@@ -149,10 +146,10 @@ def test_a_transaction_that_holds_one_partitions_offset_back_does_not_hold_up_ot
     poller = Poller(consumer_config(settings), {topic: Flow(max_records=100, max_bytes=1_000_000)})
     poller.begin(heard)
     try:
-        wait_until(lambda: len(heard.offsets.get(free, ())) >= 5)
+        wait_until(lambda: len(heard.offsets.get(free, ())) >= 5, "the free partition is read to its end")
         assert held not in heard.offsets
         dead_worker.abort_transaction(30)
-        wait_until(lambda: len(heard.offsets.get(held, ())) >= 5)
+        wait_until(lambda: len(heard.offsets.get(held, ())) >= 5, "the held partition is read to its end")
     finally:
         poller.stop()
     assert heard.offsets == {held: [5, 6, 7, 8, 9], free: [5, 6, 7, 8, 9]}
@@ -160,7 +157,11 @@ def test_a_transaction_that_holds_one_partitions_offset_back_does_not_hold_up_ot
 
 def transactional_producer(settings: Settings) -> Producer:
     producer = Producer(
-        {"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": settings.kafka.group_id}
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "transactional.id": settings.kafka.group_id,
+            "transaction.timeout.ms": 600_000,  # it ends when a test ends it
+        }
     )
     producer.init_transactions(30)
     return producer

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,16 @@ from typing import Any
 import pytest
 
 from agents.broker import EmbeddedBroker
+from agents.broker.layout import choose_ports
 from agents.broker.properties import server_properties
 from agents.clients import NewRecord, Sender, Tailer
 from agents.topics import create_topics
 from pipeline.errors import TransportError
 from pipeline.settings import BrokerSettings, KafkaSettings, Settings
+from tests.waiting import wait_until
 from tests.workers import running_worker, worker_environ
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 LOGIN_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
@@ -29,9 +29,7 @@ LOGIN_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule"
 @pytest.fixture(scope="module")
 def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A broker with one more listener, on which only millrace with the password secret is let in."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{choose_ports(1)[0]}"
 
     def guarded(*args: Any) -> dict[str, str]:
         properties = server_properties(*args)
@@ -42,7 +40,9 @@ def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         properties["listener.name.guarded.plain.sasl.jaas.config"] = f'{LOGIN_MODULE} required user_millrace="secret";'
         return properties
 
-    broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path_factory.mktemp("guarded")), heap_mib=256))
+    broker = EmbeddedBroker(
+        BrokerSettings(data=str(tmp_path_factory.mktemp("guarded")), heap_mib=256, start_timeout_s=180)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.broker.nodes.server_properties", guarded)
         broker.start(owned=True)
@@ -50,14 +50,17 @@ def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     broker.stop()
 
 
-def guarded_settings(address: str, password: str) -> Settings:
+def guarded_settings(address: str, password: str, topic_prefix: str = "inference.") -> Settings:
     client = {
         "security.protocol": "SASL_PLAINTEXT",
         "sasl.mechanism": "PLAIN",
         "sasl.username": "millrace",
         "sasl.password": password,
     }
-    return Settings(kafka=KafkaSettings(bootstrap_servers=address, partitions=2, client=client))
+    kafka = KafkaSettings(
+        bootstrap_servers=address, topic_prefix=topic_prefix, group_id=topic_prefix, partitions=2, client=client
+    )
+    return Settings(kafka=kafka)
 
 
 def environ(settings: Settings, delivery: str) -> dict[str, str]:
@@ -71,8 +74,10 @@ def environ(settings: Settings, delivery: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-def test_a_worker_with_the_password_serves(delivery: str, guarded_kafka: str, tmp_path: Path) -> None:
-    settings = guarded_settings(guarded_kafka, "secret")
+def test_a_worker_with_the_password_serves(
+    delivery: str, guarded_kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    settings = guarded_settings(guarded_kafka, "secret", topic_prefix)
     create_topics(settings)
     with (
         Tailer.connect(settings, [settings.kafka.prompt_results]) as tailer,
@@ -81,9 +86,7 @@ def test_a_worker_with_the_password_serves(delivery: str, guarded_kafka: str, tm
         sender = Sender.connect(settings, [settings.kafka.prompts])
         sender.send(NewRecord(topic=settings.kafka.prompts, value=b"a prompt"))
         assert sender.flush(30) == 0
-        found, deadline = tailer.read(1), time.monotonic() + 30
-        while not found and time.monotonic() < deadline:
-            found = tailer.read(1)
+        found = wait_until(lambda: tailer.read(1), "the prompt is answered", poll_s=0)
     assert len(found) == 1
 
 
@@ -95,7 +98,7 @@ def test_a_worker_with_a_wrong_password_ends_soon_and_says_where_and_why(deliver
         env=environ(settings, delivery),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert worker.returncode == 1

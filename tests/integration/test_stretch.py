@@ -54,7 +54,10 @@ def test_offsets_choose_the_records_and_an_empty_choice_is_an_error(settings: Se
         load_samples([f"kafka:{topic}/9"], "text-generation", output)
 
 
-def test_markers_of_transactions_at_the_end_do_not_make_it_wait(settings: Settings) -> None:
+def test_markers_of_transactions_at_the_end_do_not_make_it_wait(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.stretch.READ_TIMEOUT_S", 60.0)
     topic = settings.kafka.prompts
     producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": topic})
     producer.init_transactions(20)
@@ -64,7 +67,7 @@ def test_markers_of_transactions_at_the_end_do_not_make_it_wait(settings: Settin
         producer.commit_transaction(20)
     started = time.monotonic()
     assert len(load_samples([f"kafka:{topic}"], "text-generation", Output(as_json=False))) == 3
-    assert time.monotonic() - started < 9
+    assert time.monotonic() - started < 60
 
 
 def test_a_topic_that_is_missing_is_named(settings: Settings) -> None:
