@@ -44,7 +44,9 @@ def try_out(model: ServedModel, settings: Settings, variants: Sequence[VariantNa
 
 def open_variants(model: ServedModel, settings: Settings, variants: Sequence[VariantName]) -> None:
     """As :func:`try_out`, in this process."""
-    trial = replace(settings, batching=TRIAL, runtime=replace(settings.runtime, provider="cpu"))
+    rows = 0 if model.card.vision is None else model.card.vision.image_tokens
+    batching = replace(TRIAL, max_length=TRIAL.max_length + rows)
+    trial = replace(settings, batching=batching, runtime=replace(settings.runtime, provider="cpu"))
     for variant in variants:
         model.verify(variant)
         if "cpu" not in model.card.variants[variant].providers:

@@ -21,6 +21,7 @@ import onnx
 from pipeline.errors import ModelError
 from pipeline.factory.quantize.bias_correction import MEAN, correct_biases, with_input_means
 from pipeline.factory.quantize.plan import plan_quantization
+from pipeline.factory.quantize.products import with_integer_products
 from pipeline.factory.quantize.qdq import U8S8, Scheme, write_qdq
 from pipeline.factory.quantize.ranges import Histogram, Probe, Range, narrowed, opset, with_probes
 from pipeline.factory.quantize.smooth import largest_inputs, smooth, smoothed_inputs
@@ -29,7 +30,7 @@ from pipeline.models.outside import places_of_weights
 
 __all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
-METHOD = "static QDQ U8S8 per channel, weight pairs within 16 bits, MinMax ranges, bias correction"
+METHOD = "static U8S8 per channel, weight pairs within 16 bits, MinMax ranges, bias correction"
 OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each channel
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -125,7 +126,7 @@ def quantize_static_int8(source: Path, target: Path, batches: Iterable[Feeds]) -
         ModelError: the graph cannot be quantized or run, or the file cannot be written.
     """
     try:
-        onnx.save(calibrate(source, batches).quantized(U8S8), target)
+        onnx.save(with_integer_products(calibrate(source, batches).quantized(U8S8)), target)
     except ModelError:
         raise
     except Exception as error:  # the libraries raise nearly anything

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from pipeline.errors import ModelError
 from pipeline.factory.families.llava import FAMILY
 from pipeline.factory.family import Hints
+from pipeline.factory.trial import open_variants
 from pipeline.models.card import ModelCard
 from pipeline.models.cardfile import check_variant, read_card, write_card
 from pipeline.models.store import ServedModel
@@ -244,3 +245,14 @@ def test_what_the_graphs_cannot_compute_is_named(tmp_path: Path, change: dict[st
     bench.mkdir()
     with pytest.raises(ModelError, match=said):
         FAMILY.build(source_of(tmp_path), bench_of(bench))
+
+
+def test_an_image_of_as_many_rows_as_real_models_have_is_tried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SIDE", 192)
+    monkeypatch.setitem(globals(), "LENGTH", 1_024)
+    card = build(tmp_path, tiny())
+    assert card.vision is not None
+    assert card.vision.image_tokens == 576
+    open_variants(ServedModel(card=card, folder=tmp_path / "built"), settings(), ["fp32"])
