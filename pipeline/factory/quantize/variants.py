@@ -20,6 +20,7 @@ from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.calibration import MAIN
 from pipeline.factory.quantize.decoder_channels import SMOOTHING, channel_maxima
 from pipeline.factory.quantize.plan import Layer, find_layers
+from pipeline.factory.quantize.products import with_integer_products
 from pipeline.factory.quantize.qdq import S8S8, U8S8, Scheme
 from pipeline.factory.quantize.sensitivity import output_error, ranked
 from pipeline.factory.quantize.smooth import smooth, smoothed_inputs
@@ -85,11 +86,11 @@ def drafts(variant: VariantName, material: Material) -> Iterator[Draft]:
 def _int8(material: Material) -> Iterator[Draft]:
     """Static; of a decoder what quantizes itself as it runs, the fastest first, with a vision graph that is static."""
     if material.task not in DECODERS:
-        return _static(material, U8S8, list(material.graphs), "static QDQ U8S8 per channel")
+        return _static(material, U8S8, list(material.graphs), "static U8S8 per channel")
     others = [role for role in material.graphs if role != MAIN]
     if not others:
         return _decoders(material)
-    visions = _static(material, U8S8, others, "static QDQ U8S8 per channel")
+    visions = _static(material, U8S8, others, "static U8S8 per channel")
     return (
         Draft(method=f"{decoder.method}; vision {vision.method}", graphs=decoder.graphs | vision.graphs)
         for at, vision in enumerate(visions)
@@ -239,5 +240,6 @@ class _Static:
         return output_error(self._full, self._made(calibrated, ranging, ()), self._judged_on)
 
     def _made(self, calibrated: Calibrated, ranging: str, kept: Sequence[str]) -> onnx.ModelProto:
-        outputs = not self._scheme.symmetric
-        return calibrated.quantized(self._scheme, excluded=kept, ranging=ranging, outputs=outputs)
+        symmetric = self._scheme.symmetric
+        made = calibrated.quantized(self._scheme, excluded=kept, ranging=ranging, outputs=not symmetric)
+        return made if symmetric else with_integer_products(made)
