@@ -28,7 +28,7 @@ from tests.records import read_outcomes
 from tests.tiny_sources import TINY_SOURCES
 from tests.workers import StartWorker
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 SIDE = 32
 LABELS = ("zero", "one", "two")
