@@ -15,6 +15,7 @@ from pipeline.runtime.fakes import FakeBackend, fake_classifier
 from pipeline.settings import BatchingSettings, KafkaSettings, Settings
 from tests.records import committed, produce, read, read_outcomes
 from tests.unit.pipeline.helpers import png
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +34,7 @@ class Device:
         if PLUG in shades:
             self.sizes.clear()
             self.held.set()
-            assert self.released.wait(60)
+            assert self.released.wait(2 * PATIENCE_S)
             return False
         self.sizes.append(len(pixels))
         return POISON in shades
@@ -50,11 +51,9 @@ async def test_one_poison_record_in_a_batch_of_64_is_a_dead_letter_and_63_are_an
     try:
         await app.start()
         produce(settings, settings.kafka.images, [("plug", png(PLUG))])
-        assert await asyncio.to_thread(device.held.wait, 60)
+        await until(device.held.is_set, "the device runs the plug")
         produce(settings, settings.kafka.images, [(str(place), value) for place, value in enumerate(values)])
-        async with asyncio.timeout(60):
-            while len(engine._pending) < 65:  # noqa: ASYNC110 - nothing else tells of it
-                await asyncio.sleep(0.01)
+        await until(lambda: len(engine._pending) == 65, "all records are ready to run behind the plug")
         device.released.set()
         found = await asyncio.to_thread(read_outcomes, settings, settings.kafka.image_results, 65)
     finally:
