@@ -89,7 +89,7 @@ def test_waiting_pairs_outcomes_by_source_and_drops_strangers_and_repeats(
     for outcome in (make_outcome(source=Source(topic="in", partition=0, offset=9), text="no"), mine, mine):
         publish(log, outcome)
     sender = Sender(MemoryWriter(log), max_message_bytes=1_000)
-    options = SendOptions(wait=True, timeout_s=0.2)
+    options = SendOptions(wait=True, timeout_s=1.0)
     result = send_all(sender, "in", [PAYLOADS[0], PAYLOADS[2]], options, arrivals, OUTPUT)
     assert result.outcomes == [mine]
     assert result.missing == 1
