@@ -3,6 +3,10 @@
 The idea is Orca's iteration-level scheduling (Yu et al., OSDI 2022); prompts are read in chunks between steps (Agrawal
 et al. 2023, arXiv:2308.16369), so a long prompt never stalls the others. Where a prompt is cut depends on its length
 alone: who shares the device changes when an answer comes, not what it is.
+
+Nor does it matter where a prompt is cut, or that it is read again because the session was lost. How many tokens are
+read together changes nothing of what a graph makes of them, but of one alone it makes the last digits otherwise. So no
+token of a prompt is read alone, unless there is no other, and each token of an answer is.
 """
 
 from __future__ import annotations
@@ -119,38 +123,42 @@ class Decoding:
         while True:
             self._compact()
             reader = self._slots.reader()
-            size = min(reader.unread, self._chunk) if reader else 0
+            size = min(reader.unread_prompt, self._chunk) if reader else 0
             if reader is None or size > budget:
                 return
             budget -= size
             self._read_chunk(reader, size)
 
     def _read_chunk(self, reader: TextSequence, size: int) -> None:
-        chunk = np.array([reader.tokens[reader.filled : reader.filled + size]], np.int64)
-        row = self._step([reader], chunk, "prefill", reader.image_rows(size))[0]
+        end = reader.filled + size
+        reader.filled = max(0, min(reader.filled, end - 2))  # a last token alone is read with the one before it
+        chunk = np.array([reader.tokens[reader.filled : end]], np.int64)
+        row = self._step([reader], chunk, "prefill", reader.image_rows(end - reader.filled))[0]
         if isinstance(row, SessionError):
             self._fail(reader, row)
             return
-        reader.filled += size
-        if reader.unread == 0:
+        reader.filled = end
+        if reader.unread_prompt == 0:
             self._slots.start_decoding()
-            self._append(reader, row, 0)
+            self._go_on(reader, row, 0)
 
     def _decode(self) -> None:
         self._compact()
         sequences = list(self._slots.decoding)
         if not sequences:
             return
-        last = np.array([[sequence.tokens[-1]] for sequence in sequences], np.int64)
-        rows = self._step(sequences, last, "decode")
+        tokens = np.array([[sequence.tokens[sequence.filled]] for sequence in sequences], np.int64)
+        rows = self._step(sequences, tokens, "decode")
         for sequence, row in zip(sequences, rows, strict=True):
             if isinstance(row, SessionError):
                 self._fail(sequence, row)
             else:
                 sequence.filled += 1
-                self._append(sequence, row, len(sequences))
+                self._go_on(sequence, row, len(sequences))
 
-    def _append(self, sequence: TextSequence, logits: Logits, batch_size: int) -> None:
+    def _go_on(self, sequence: TextSequence, logits: Logits, batch_size: int) -> None:
+        if sequence.filled < len(sequence.tokens):
+            return  # what follows was chosen before the session was lost
         if not np.isfinite(logits.max()):
             self._fail(sequence, SessionError("its logits are not finite"))
             return

@@ -74,9 +74,9 @@ class TextSequence:
         self._mates = 0
 
     @property
-    def unread(self) -> int:
-        """Tokens that are not in the cache yet; while decoding it is 1."""
-        return len(self.tokens) - self.filled
+    def unread_prompt(self) -> int:
+        """Tokens of the prompt that are not in the cache yet."""
+        return max(0, self._prompt_tokens - self.filled)
 
     def image_rows(self, size: int) -> Floats | None:
         """What stands for the image among the next ``size`` tokens to read: float32 [1, size, hidden], zero elsewhere.

@@ -87,7 +87,7 @@ class Slots:
         self.decoding.sort(key=lambda sequence: sequence.slot)
 
     def restart(self) -> None:
-        """The cache is lost: every sequence is read again, answer included, in the order it came."""
+        """The cache is lost: every sequence is read again, and its answer decoded again, in the order it came."""
         everyone = list(self)
         self.decoding, self._reading, self._waiting = [], None, deque(everyone)
         for sequence in everyone:
