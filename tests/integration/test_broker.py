@@ -64,7 +64,7 @@ def is_alive(pid: int) -> bool:
 
 def write(servers: str, topic: str, values: list[bytes], copies: int = 1) -> None:
     admin = AdminClient({"bootstrap.servers": servers})
-    if topic not in admin.list_topics(timeout=10).topics:
+    if topic not in admin.list_topics(timeout=60).topics:
         admin.create_topics([NewTopic(topic, 1, copies)])[topic].result(20)
     producer = Producer({"bootstrap.servers": servers, "acks": "all"})
     for value in values:
@@ -98,7 +98,7 @@ def test_a_started_broker_serves_groups_and_transactions(kafka: str, topic_prefi
 
 def test_the_probe_leaves_no_topic_behind(kafka: str) -> None:
     admin = AdminClient({"bootstrap.servers": kafka})
-    wait_until(lambda: "__millrace_ready" not in admin.list_topics(timeout=10).topics, "the probe's topic is gone")
+    wait_until(lambda: "__millrace_ready" not in admin.list_topics(timeout=60).topics, "the probe's topic is gone")
 
 
 def test_a_second_start_finds_the_first_broker_and_a_restart_keeps_ports_and_records(
@@ -214,7 +214,7 @@ def test_extra_properties_reach_kafka(broker_settings: BrokerSettings) -> None:
     info = broker.start(owned=True)
     admin = AdminClient({"bootstrap.servers": info.bootstrap_servers})
     resource = ConfigResource(ResourceType.BROKER, "1")
-    entries = admin.describe_configs([resource])[resource].result(10)
+    entries = admin.describe_configs([resource])[resource].result(60)
     broker.stop()
     assert entries["log.retention.hours"].value == "7"
 

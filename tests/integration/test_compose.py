@@ -47,7 +47,7 @@ def compose_environment(service: Service) -> dict[str, str]:
 def test_a_real_compose_accepts_the_file(profile: list[str]) -> None:
     environ = {name: text for name, text in os.environ.items() if not name.startswith(("MILLRACE_", "COMPOSE_"))}
     command = ["docker-compose", "-f", str(COMPOSE), *profile, "config"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environ)
     assert done.returncode == 0, done.stderr
     assert "variable is not set" not in done.stderr
     services = yaml.safe_load(done.stdout)["services"]
@@ -126,7 +126,7 @@ def rendered(services: dict[str, Service], tmp_path_factory: pytest.TempPathFact
     jars = os.pathsep.join(map(str, ensure_jars(cache_path(), JgoFetcher())))
     command = [str(find_java().program), "-cp", jars, "kafka.docker.KafkaDockerWrapper", "setup", *options]
     environ = compose_environment(services["kafka"]) | {"KAFKA_LOG_DIRS": str(folder / "data")}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (folders["final-configs-dir"] / "server.properties").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line)
@@ -140,7 +140,9 @@ def test_the_images_own_setup_takes_the_settings_and_formats_the_storage(rendere
 
 def test_a_real_kafka_serves_our_topics_with_the_settings(rendered: dict[str, str], tmp_path: Path) -> None:
     own = {name: text for name, text in rendered.items() if name not in RESERVED_PROPERTIES}
-    broker = EmbeddedBroker(BrokerSettings(data=str(tmp_path / "kafka"), heap_mib=384), extra_properties=own)
+    broker = EmbeddedBroker(
+        BrokerSettings(data=str(tmp_path / "kafka"), heap_mib=384, start_timeout_s=180), extra_properties=own
+    )
     servers = broker.start(owned=True).bootstrap_servers
     try:
         environ = {"KAFKA_BOOTSTRAP_SERVERS": servers}

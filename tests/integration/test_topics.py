@@ -25,13 +25,13 @@ def client(settings: Settings) -> AdminClient:
 
 
 def partitions(settings: Settings) -> dict[str, int]:
-    topics = client(settings).list_topics(timeout=10).topics
+    topics = client(settings).list_topics(timeout=60).topics
     return {name: len(topics[name].partitions) for name in settings.kafka.topics}
 
 
 def max_message_bytes(settings: Settings, topic: str) -> int:
     admin, resource = client(settings), ConfigResource(ResourceType.TOPIC, topic)
-    entries = admin.describe_configs([resource])[resource].result(10)
+    entries = admin.describe_configs([resource])[resource].result(60)
     return int(entries["max.message.bytes"].value)
 
 
