@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.acceptance
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
 
 COMMAND = [sys.executable, "-m", "console.main", "demo", "--tiny", "--json"]
 PROMISED = {
@@ -39,7 +40,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def figures(environ: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run(COMMAND, env=environ, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(COMMAND, env=environ, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert isinstance(document, dict)
@@ -70,11 +71,9 @@ def test_ctrl_c_ends_the_demo_without_a_traceback_and_leaves_nothing_running(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     demo = subprocess.Popen(COMMAND, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not running(str(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: running(str(tmp_path)), "the demo starts its Kafka", timeout_s=300, poll_s=0.1)
     demo.send_signal(signal.SIGINT)
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=120)
     assert (demo.returncode, out) == (1, "")
     assert "Traceback" not in err
     assert "Interrupted." in err

@@ -92,7 +92,7 @@ def test_a_header_whose_name_is_not_utf8_costs_only_its_own_record(
     start_worker()
     servers = kafka_settings.bootstrap_servers
     command = [b"kcat", b"-P", b"-b", servers.encode(), b"-t", kafka_settings.prompts.encode(), b"-p", b"0"]
-    subprocess.run([*command, b"-H", b"\xff\xfe=x"], input=b"bad\n", check=True, timeout=30)
-    subprocess.run(command, input=b"Hello\n", check=True, timeout=30)
+    subprocess.run([*command, b"-H", b"\xff\xfe=x"], input=b"bad\n", check=True, timeout=90)
+    subprocess.run(command, input=b"Hello\n", check=True, timeout=90)
     outcomes = read_outcomes(servers, kafka_settings.prompt_results, 2)
     assert sorted(outcome["status"] for outcome in outcomes) == ["error", "ok"]
