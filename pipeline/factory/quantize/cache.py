@@ -1,7 +1,7 @@
 """INT8 keys and values: a decoder's KV cache in a quarter of the memory.
 
-A step of decoding reads it sooner, for it is memory that such a step waits for; a long prompt is read more slowly, for
-ONNX Runtime 1.31 multiplies its rows one by one (measured in docs/models.md).
+A step of decoding reads it sooner, for it is memory that such a step waits for; a prompt is read from it in floats
+(:mod:`pipeline.factory.quantize.prompts`).
 
 Each channel of keys and of values has a scale of its own, constant in the graph, in ONNX Runtime's GroupQueryAttention:
 what is cached of a token depends on that token alone, so chunks of a prompt and company in a batch change nothing.
@@ -17,12 +17,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from pipeline.factory.quantize.prompts import with_prompts_in_floats
 from pipeline.factory.quantize.rebuild import rebuilt
 from pipeline.models.card import CacheType
 
 __all__ = ["METHOD", "cache_maxima", "cache_type", "quantize_cache"]
 
-METHOD = "KV cache INT8 per channel"
+METHOD = "KV cache INT8 per channel, prompts read from it in floats"
 ATTENTION = "GroupQueryAttention"
 TYPES: dict[int, CacheType] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
 LARGEST = 127
@@ -68,7 +69,7 @@ def quantize_cache(model: onnx.ModelProto, maxima: Mapping[str, Array]) -> onnx.
     for item in (*copy.graph.input, *copy.graph.output):
         if item.name in caches:
             item.type.tensor_type.elem_type = TensorProto.INT8
-    return copy
+    return with_prompts_in_floats(copy)
 
 
 def _attentions(model: onnx.ModelProto) -> list[Any]:

@@ -20,10 +20,8 @@ SETTINGS = RuntimeSettings(provider="cpu", threads=1)
 
 def fp32(shape: Any, outlier: float = 1.0, **more: Any) -> tuple[DecoderSpec, onnx.ModelProto]:
     """A tiny decoder; token 5 is ``outlier`` times as large as the others."""
-    spec = DecoderSpec(
-        shape=shape, layers=2, hidden=64, heads=4, kv_heads=4, head_size=16, mlp=96, vocabulary=80, max_length=LENGTH,
-        **more,
-    )  # fmt: skip
+    sizes = {"hidden": 64, "heads": 4, "kv_heads": 4, "head_size": 16, "mlp": 96, "vocabulary": 80}
+    spec = DecoderSpec(shape=shape, layers=2, **(sizes | {"max_length": LENGTH} | more))
     rng = np.random.default_rng(3)
     weights = {name: rng.normal(0, 0.2, size).astype(np.float32) for name, size in weight_shapes(spec).items()}
     weights["embed"][5] *= outlier
@@ -32,7 +30,7 @@ def fp32(shape: Any, outlier: float = 1.0, **more: Any) -> tuple[DecoderSpec, on
 
 def opened(folder: Path, spec: DecoderSpec, model: onnx.ModelProto) -> OnnxDecoder:
     onnx.save(model, folder / "decoder.onnx")
-    layout = CacheLayout.of(spec, slots=SLOTS, max_length=LENGTH)
+    layout = CacheLayout.of(spec, slots=SLOTS, max_length=spec.max_length)
     return OnnxBackend(SETTINGS).open_decoder(folder / "decoder.onnx", layout)
 
 
