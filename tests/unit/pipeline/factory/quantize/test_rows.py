@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from pipeline.factory.graph import GraphWriter
 from pipeline.factory.quantize.rows import quantize_channels, quantize_rows
+from pipeline.factory.quantize.static import run_graph
 from pipeline.runtime.onnx import open_session
 from tests.unit.pipeline.factory.quantize.decoders import SETTINGS, SLOTS, fp32, opened, some_ids, steps
 
@@ -97,3 +99,21 @@ def test_a_row_of_zeros_is_zeros_wherever_it_stands(tmp_path: Path, width: int, 
         zeroed, expected = x.copy(), others.copy()
         zeroed[1, place] = expected[1, place] = 0
         np.testing.assert_array_equal(session.run({"x": zeroed})["y"], expected)
+
+
+@pytest.mark.parametrize(("width", "size"), [(128, 64), (96, 32), (80, 32)])
+def test_what_is_left_to_blocks_has_blocks_of_64_where_rows_are_whole_ones(width: int, size: int) -> None:
+    rng = np.random.default_rng(5)
+    graph = GraphWriter("narrows")
+    weight = graph.constant("weight", rng.normal(0, 0.2, (width, 16)).astype(np.float32))
+    graph.node("MatMul", [graph.input("x", "float32", ["N", width]), weight], outputs=["y"])
+    graph.output("y", "float32", ["N", 16])
+    full = graph.model("for tests")
+    blocks = quantize_rows(full, least_widening=1)
+    (node,) = blocks.graph.node
+    assert {item.name: item.i for item in node.attribute}["block_size"] == size
+    x = rng.normal(0, 1, (8, width)).astype(np.float32)
+    (expected,), (together,) = (run_graph(model, [{"x": x}]) for model in (full, blocks))
+    np.testing.assert_allclose(together["y"], expected["y"], atol=0.02 * np.abs(expected["y"]).max())
+    for at, alone in enumerate(run_graph(blocks, [{"x": row[None]} for row in x])):
+        np.testing.assert_array_equal(alone["y"][0], together["y"][at])
