@@ -28,6 +28,7 @@ from pipeline.results.recall import Recall
 from pipeline.results.store import ResultStore
 from pipeline.router import find_route
 from pipeline.runtime.gate import DeviceGate
+from pipeline.runtime.limit import Bound, serving
 from pipeline.runtime.session import Backend
 from pipeline.settings import RuntimeSettings, Settings
 from pipeline.tasks.task import Answer, Job, Result, Settled
@@ -79,7 +80,7 @@ class Engine:
         make_lane = partial(
             Lane,
             settings=settings,
-            open_backend=_onnx_backend if backend is None else lambda _: backend,
+            open_backend=partial(_onnx_backend, serving(settings.worker)) if backend is None else lambda _: backend,
             gate=DeviceGate(),
             metrics=self.metrics,
             deliver=self._deliver,
@@ -100,7 +101,7 @@ class Engine:
 
     @property
     def runs(self) -> int:
-        """How often the device has run: it grows while anything is computed."""
+        """How often the device has run, also in vain: it grows while anything is computed."""
         return self._lanes.runs
 
     @property
@@ -263,8 +264,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _onnx_backend(settings: RuntimeSettings) -> Backend:
+def _onnx_backend(bound: Bound, settings: RuntimeSettings) -> Backend:
     # Imported here so that a worker on fakes, and every import of this module, goes without ONNX Runtime.
     from pipeline.runtime.onnx import OnnxBackend
 
-    return OnnxBackend(settings)
+    return OnnxBackend(settings, bound)

@@ -25,6 +25,8 @@ from schemas.messages import ModelInfo
 __all__ = ["Lane", "OpenBackend", "settings_for"]
 
 OpenBackend = Callable[[RuntimeSettings], Backend]
+RUNS = frozenset({"batch", "prefill", "decode", "failure"})
+"""What tasks observe of a run, once each."""
 
 
 class Lane:
@@ -43,7 +45,7 @@ class Lane:
         variant: which is served.
         digest: of that variant.
         task: prepares requests.
-        runs: how often the device has run for it.
+        runs: how often the device has run for it, runs that failed and each part of a divided batch counted.
         held: requests that it has not answered yet.
 
     Raises:
@@ -146,6 +148,7 @@ class Lane:
         counters = {kind: counter.labels(self.name) for kind, counter in counts.items()}
 
         def observe(kind: str, count: int) -> None:
+            self.runs += kind in RUNS
             if kind in sizes:
                 sizes[kind].observe(count)
             if kind in counters:
@@ -154,7 +157,6 @@ class Lane:
         return observe
 
     def _settled(self, done: list[Settled[Any]], seconds: float) -> None:
-        self.runs += 1
         self._device_seconds.inc(seconds)
         if done:
             self._call(self._deliver, done)

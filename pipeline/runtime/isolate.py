@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from pipeline.runtime.session import SessionError
+from pipeline.tasks.task import StepObserver
 
 __all__ = ["run_batch"]
 
@@ -35,7 +36,7 @@ def run_batch(
     *,
     isolate: bool,
     probe: Callable[[], None],
-    bisecting: Callable[[], None],
+    observe: StepObserver,
 ) -> list[Result | SessionError]:
     """Run ``items`` as one batch; if that fails, raise or find the culprits.
 
@@ -44,7 +45,7 @@ def run_batch(
         items: the batch.
         isolate: whether to find the culprits. For one among n it takes at most ceil(log2 n) + 1 more runs.
         probe: runs an input known to be good; raises, and ends this call with it, when that fails too.
-        bisecting: called when the batch is about to be divided.
+        observe: told of each run that fails, and of a batch about to be divided.
 
     Returns:
         For each item its result, or the error to blame on it.
@@ -52,13 +53,13 @@ def run_batch(
     Raises:
         SessionError: the batch failed, and ``isolate`` is false.
     """
-    batch, places = _Batch(run, items, probe), range(len(items))
+    batch, places = _Batch(run, items, probe, observe), range(len(items))
     if not isolate:
         return [*batch.rows(places)]
     error = batch.attempt(places)
     if error is not None:
         if len(items) > 1:
-            bisecting()
+            observe("bisection", 1)
         batch.find_culprit(error)
     return [batch.results[place] for place in places]
 
@@ -66,17 +67,26 @@ def run_batch(
 class _Batch(Generic[Item, Result]):
     """Items by their places, and the results found so far."""
 
-    def __init__(self, run: Run[Item, Result], items: Sequence[Item], probe: Callable[[], None]) -> None:
-        self._run, self._items, self._probe = run, items, probe
+    def __init__(
+        self, run: Run[Item, Result], items: Sequence[Item], probe: Callable[[], None], observe: StepObserver
+    ) -> None:
+        self._run, self._items, self._probe, self._observe = run, items, probe, observe
         self._doubts = 1
         """Failed runs since one succeeded; the batch begins with one, for nothing is known of the session."""
         self.results: dict[int, Result | SessionError] = {}
 
     def rows(self, places: Sequence[int]) -> Sequence[Result]:
         """Run the items at ``places``. Raises SessionError."""
-        found = self._run([self._items[place] for place in places])
-        if len(found) != len(places):
-            raise SessionError(f"a batch of {len(places)} records gave {len(found)} results")
+        try:
+            return self._as_many([self._items[place] for place in places])
+        except SessionError:
+            self._observe("failure", 1)
+            raise
+
+    def _as_many(self, items: list[Item]) -> Sequence[Result]:
+        found = self._run(items)
+        if len(found) != len(items):
+            raise SessionError(f"a batch of {len(items)} records gave {len(found)} results")
         return found
 
     def attempt(self, places: Sequence[int]) -> SessionError | None:

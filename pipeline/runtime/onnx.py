@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,13 @@ from pipeline.runtime.cores import available_cores
 from pipeline.runtime.cuda import gpu_count
 from pipeline.runtime.huggingface import open_tokenizer
 from pipeline.runtime.kvcache import DeviceBuffer, HostBuffer, KvCache
+from pipeline.runtime.limit import PATIENT, Bound, Run, limit_of
 from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits, SessionError, TextCodec
 from pipeline.settings import RuntimeSettings
 
-__all__ = ["OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
+__all__ = ["BoundedRuns", "OnnxBackend", "OnnxDecoder", "OnnxSession", "open_session"]
 
+T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 CACHES: dict[str, type[np.generic]] = {**FLOATS, "tensor(int8)": np.int8}
@@ -49,15 +51,20 @@ class OnnxBackend:
 
     A file that is opened again comes back on the device that it had, or not at all: that is what its outcomes name, and
     a process whose GPU is lost to it is better restarted than slow for ever.
+
+    Args:
+        settings: the device.
+        bound: of each run; by default what is enough for any.
     """
 
-    def __init__(self, settings: RuntimeSettings) -> None:
+    def __init__(self, settings: RuntimeSettings, bound: Bound | None = None) -> None:
         self._settings = settings
+        self._bound = bound
         self._devices: dict[Path, Device] = {}
 
     def open_session(self, path: Path) -> OnnxSession:
         """Load a graph without state. Raises ModelError."""
-        session = open_session(path, self._settings_for(path))
+        session = open_session(path, self._settings_for(path), self._bound)
         self._devices[path] = session.provider
         return session
 
@@ -68,7 +75,7 @@ class OnnxBackend:
         if device == "cuda" and (cache := _cache_type(session)) != np.float16:
             session, device = _load(path, _on_cpu(path, settings, cache), fixed_shapes=False)
         self._devices[path] = device
-        return OnnxDecoder(session, device, layout)
+        return OnnxDecoder(session, device, layout, BoundedRuns(_name(path), self._bound))
 
     def open_tokenizer(self, path: Path) -> TextCodec:
         """Load a ``tokenizer.json``. Raises ModelError."""
@@ -78,37 +85,61 @@ class OnnxBackend:
         return replace(self._settings, provider=self._devices.get(path, self._settings.provider))
 
 
-def open_session(path: Path, settings: RuntimeSettings) -> OnnxSession:
-    """Load a graph without state on the device that ``settings`` name.
+def open_session(path: Path, settings: RuntimeSettings, bound: Bound | None = None) -> OnnxSession:
+    """Load a graph without state on the device that ``settings`` name; ``bound`` as for :class:`OnnxBackend`.
 
     Raises:
         ModelError: the file is damaged, or the device is not there.
     """
-    return OnnxSession(*_load(path, settings, fixed_shapes=True))
+    return OnnxSession(*_load(path, settings, fixed_shapes=True), BoundedRuns(_name(path), bound))
+
+
+class BoundedRuns:
+    """The runs of one graph; one that takes too long is ended.
+
+    Args:
+        graph: what messages call it.
+        bound: by default what is enough for any run.
+    """
+
+    def __init__(self, graph: str, bound: Bound | None = None) -> None:
+        self._graph = graph
+        self._bound = bound or PATIENT
+        self._runs = limit_of(self._bound.limit_s).runs
+
+    def run(self, function: Callable[..., T], *args: object) -> T:
+        """What ``function`` returns for ``args`` and the options of a run. Raises SessionError, also for a late one."""
+        run = Run(ort.RunOptions())
+        self._runs.add(run)
+        try:
+            return function(*args, run.options)
+        except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
+            raise SessionError(self._bound.broken_by(self._graph) if run.overdue else _reason(error)) from error
+        finally:
+            self._runs.discard(run)
 
 
 class OnnxSession:
     """A graph without state."""
 
-    def __init__(self, session: Any, provider: Device) -> None:
+    def __init__(self, session: Any, provider: Device, runs: BoundedRuns) -> None:
         self._session = session
+        self._runs = runs
         self._outputs = [output.name for output in session.get_outputs()]
         self.provider = provider
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, Floats]:
         """Every output of one batch, by name, as float32. Raises SessionError."""
-        try:
-            values = self._session.run(self._outputs, dict(feeds))
-        except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
-            raise SessionError(_reason(error)) from error
+        values = self._runs.run(self._session.run, self._outputs, dict(feeds))
         return {name: np.asarray(value, np.float32) for name, value in zip(self._outputs, values, strict=True)}
 
 
 class OnnxDecoder:
     """A decoder whose past and present share memory: each step is bound to a range of slots by address."""
 
-    def __init__(self, session: Any, provider: Device, layout: CacheLayout) -> None:
+    def __init__(self, session: Any, provider: Device, layout: CacheLayout, runs: BoundedRuns) -> None:
         self._session = session
+        self._runs = runs
         self.provider = provider
         names = [f"{part}_{layer}" for layer in range(layout.layers) for part in ("key", "value")]
         types = {node.name: node.type for node in session.get_inputs()}
@@ -133,9 +164,9 @@ class OnnxDecoder:
             binding.bind_cpu_input("logits_at", np.full(count, size - 1, np.int64))
             if (image := self._image_rows(count, size, image_embeds)) is not None:
                 binding.bind_cpu_input(IMAGE, image)
-            self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions have no base class but this one.
             raise SessionError(_reason(error)) from error
+        self._runs.run(self._session.run_with_iobinding, binding)
         return np.asarray(self._logits[:count], np.float32)
 
     def _image_rows(self, count: int, size: int, given: Floats | None) -> npt.NDArray[Any] | None:
@@ -189,6 +220,11 @@ def _load(path: Path, settings: RuntimeSettings, *, fixed_shapes: bool) -> tuple
     if got != device:
         _refuse_or_warn(path, settings, "it gives no reason")
     return session, got
+
+
+def _name(path: Path) -> str:
+    """A graph in the store, by model, version and file; messages about records are read where the store is not."""
+    return "/".join(path.parts[-3:])
 
 
 def _reason(error: Exception) -> str:

@@ -108,7 +108,7 @@ class BatchTask(Generic[P, R]):
             [job.prepared for job in self._batch],
             isolate=isolate,
             probe=self._probe,
-            bisecting=lambda: self._observe("bisection", 1),
+            observe=self._observe,
         )
 
     def _rows(self, items: Sequence[P]) -> Sequence[R]:

@@ -195,7 +195,7 @@ class Decoding:
             range(len(sequences)),
             isolate=self._isolate,
             probe=self._probe,
-            bisecting=lambda: self._observe("bisection", 1),
+            observe=self._observe,
         )
 
     def _rows(

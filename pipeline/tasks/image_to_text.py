@@ -145,7 +145,7 @@ class ImageToText:
             [_pixels(job) for job in batch],
             isolate=isolate,
             probe=self._probe,
-            bisecting=lambda: self._observe("bisection", 1),
+            observe=self._observe,
         )
         self._unseen = self._unseen[len(batch) :]
         for job, row in zip(batch, rows, strict=True):

@@ -15,8 +15,8 @@ __all__ = ["Answer", "Dropped", "Job", "ModelTask", "Result", "SessionLost", "Se
 
 P = TypeVar("P")
 
-# Told of each run that succeeds: "batch" or "decode" and its records, "prefill" and its tokens; of "token" for each one
-# chosen; of "bisection" when a failed batch is about to be divided.
+# Told of each run that succeeds: "batch" or "decode" and its records, "prefill" and its tokens; of "failure" for each
+# one that fails; of "token" for each one chosen; of "bisection" when a failed batch is about to be divided.
 StepObserver = Callable[[str, int], None]
 
 

@@ -102,6 +102,14 @@ async def test_a_poison_record_in_a_batch_of_64_costs_the_others_nothing_but_8_r
             assert (after.id, after.status, after.output) == (before.id, "ok", before.output)
 
 
+async def test_each_run_of_a_batch_that_is_divided_counts_for_the_watchdog(start_engine: StartEngine) -> None:
+    device = Device(poisoned)
+    engine = await start_engine(FakeBackend(fault=device), batching=BATCH)
+    before = engine.runs
+    await device.serve_together(engine, images(poison=0))
+    assert engine.runs - before == len(device.sizes) + 1 == 10  # one is the plug's
+
+
 @pytest.mark.parametrize("make", [images, prompts])
 async def test_a_failure_that_passes_costs_one_run_and_nobody(
     start_engine: StartEngine, make: Callable[[], list[InferenceRequest]]

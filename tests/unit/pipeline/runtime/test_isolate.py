@@ -27,10 +27,10 @@ class Device:
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
         self.runs: list[tuple[tuple[int, ...], bool]] = []
-        self.bisected = False
+        self.observed: list[str] = []
 
     def isolate(self, count: int) -> list[int | SessionError]:
-        return run_batch(self._run, range(count), isolate=True, probe=self._probe, bisecting=self._bisecting)
+        return run_batch(self._run, range(count), isolate=True, probe=self._probe, observe=self._observe)
 
     def _run(self, items: Sequence[int]) -> list[int]:
         if self._failed(items):
@@ -41,8 +41,9 @@ class Device:
         if self._failed(()):
             raise SessionGoneError
 
-    def _bisecting(self) -> None:
-        self.bisected = True
+    def _observe(self, kind: str, count: int) -> None:
+        assert count == 1
+        self.observed.append(kind)
 
     def _failed(self, items: Sequence[int]) -> bool:
         assert list(items) == sorted(set(items))
@@ -68,18 +69,20 @@ def test_a_good_batch_runs_once() -> None:
     device = Device(poison())
     assert device.isolate(3) == [0, 2, 4]
     assert device.runs == [((0, 1, 2), False)]
-    assert not device.bisected
+    assert not device.observed
 
 
 def test_a_failed_batch_that_is_not_to_be_divided_raises_what_it_raised() -> None:
     error = SessionError("busy")
+    observed: list[str] = []
 
     def run(items: Sequence[int]) -> list[int]:
         raise error
 
     with pytest.raises(SessionError) as caught:
-        run_batch(run, [1, 2], isolate=False, probe=lambda: None, bisecting=lambda: None)
+        run_batch(run, [1, 2], isolate=False, probe=lambda: None, observe=lambda kind, _: observed.append(kind))
     assert caught.value is error
+    assert observed == ["failure"]
 
 
 @pytest.mark.parametrize("count", range(1, 65))
@@ -88,7 +91,8 @@ def test_one_culprit_among_n_costs_with_its_retry_and_any_probe_at_most_log2_n_p
         device = Device(poison(culprit))  # The first of its runs is the retry of the failed batch.
         assert blamed(device.isolate(count)) == [culprit]
         assert len(device.runs) <= math.ceil(math.log2(count)) + 2
-        assert device.bisected == (count > 1)
+        assert device.observed.count("bisection") == (count > 1)
+        assert device.observed.count("failure") == sum(failed for items, failed in device.runs if items)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=80))
@@ -171,8 +175,8 @@ def test_fewer_results_than_records_is_a_failure_not_a_shift() -> None:
         [1, 2, 3, 4],
         isolate=True,
         probe=lambda: None,
-        bisecting=lambda: None,
+        observe=lambda _kind, _count: None,
     )
     assert results == [1, 2, 3, 4]
     with pytest.raises(SessionError, match="2 records gave 0 results"):
-        run_batch(lambda items: [], [1, 2], isolate=False, probe=lambda: None, bisecting=lambda: None)
+        run_batch(lambda items: [], [1, 2], isolate=False, probe=lambda: None, observe=lambda _kind, _count: None)
