@@ -24,5 +24,9 @@ COMMANDS = {
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS)
-def models() -> None:
+@click.pass_context
+def models(ctx: click.Context) -> None:
     """Build, optimize, promote, inspect and verify models."""
+    from pipeline.runtime.limit import runs_end_on_signals
+
+    ctx.with_resource(runs_end_on_signals())

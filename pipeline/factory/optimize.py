@@ -16,7 +16,6 @@ import numpy.typing as npt
 import onnx
 from msgspec.structs import replace
 
-from pipeline.errors import ModelError
 from pipeline.factory.gates.figures import check_names
 from pipeline.factory.gates.gate import Gate, broken_bounds, broken_invariance
 from pipeline.factory.gates.gates import default_gate
@@ -29,12 +28,11 @@ from pipeline.factory.quantize.decoder_channels import decoder_feeds
 from pipeline.factory.quantize.variants import Draft, Material, drafts, providers_of
 from pipeline.factory.samples import Sample
 from pipeline.factory.samples_default import calibration_sentences, prompt_samples
-from pipeline.factory.trial import FULL, check_full, try_out
+from pipeline.factory.trial import FULL, check_full, running, try_out
 from pipeline.models.card import GraphFile, ModelCard, Rejected, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
 from pipeline.models.install import install, locked, staging
 from pipeline.models.store import ServedModel, read_model
-from pipeline.runtime.session import SessionError
 from pipeline.settings import Settings
 
 __all__ = ["optimize", "optimize_folder"]
@@ -83,7 +81,7 @@ def optimize(
         try_out(model, settings, [FULL])
         built = scratch / "built"
         _link(model.folder, built, store)
-        try:
+        with running(model):
             finished = optimize_folder(
                 replace(model, folder=built),
                 variants=variants,
@@ -93,11 +91,6 @@ def optimize(
                 settings=settings,
                 progress=progress,
             )
-        except SessionError as error:
-            raise ModelError(
-                f"model {model.spec}: a graph fails on a sample. Build the model again from a graph that takes any "
-                f"batch and every input of its task. ONNX Runtime says: {error}"
-            ) from error
         write_card(finished, built)
         install(built, store / card.name / card.version)
     return finished

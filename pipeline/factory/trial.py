@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from msgspec.structs import replace
 
@@ -15,7 +16,7 @@ from pipeline.runtime.session import SessionError
 from pipeline.settings import BatchingSettings, Settings
 from pipeline.tasks.make import make_task
 
-__all__ = ["FULL", "check_full", "try_out"]
+__all__ = ["FULL", "check_full", "running", "try_out"]
 
 FULL: VariantName = "fp32"
 TRIAL = BatchingSettings(max_batch_size=3, max_slots=2, max_length=256)
@@ -27,6 +28,18 @@ def check_full(model: ServedModel, purpose: str) -> None:
         raise ModelError(
             f"model {model.spec} has no fp32 variant {purpose}. Pull it with --keep-fp32, or build it again."
         )
+
+
+@contextmanager
+def running(model: ServedModel) -> Iterator[None]:
+    """Raise ModelError for a graph of ``model`` that fails in the context, or takes too long, on a sample."""
+    try:
+        yield
+    except SessionError as error:
+        raise ModelError(
+            f"model {model.spec}: a graph fails on a sample. Build the model again from a graph that takes any "
+            f"batch and every input of its task. ONNX Runtime says: {error}"
+        ) from error
 
 
 def try_out(model: ServedModel, settings: Settings, variants: Sequence[VariantName] = ()) -> None:

@@ -26,7 +26,7 @@ from pipeline.factory.quantize.calibration import MAIN, graph_paths
 from pipeline.factory.quantize.plan import find_layers
 from pipeline.factory.quantize.static import simplified
 from pipeline.factory.samples import Sample
-from pipeline.factory.trial import FULL, check_full, try_out
+from pipeline.factory.trial import FULL, check_full, running, try_out
 from pipeline.factory.versions import new_version
 from pipeline.models.card import GraphFile, ModelCard, Variant, VariantName
 from pipeline.models.cardfile import sha256_of, write_card
@@ -91,7 +91,8 @@ def prune(
         progress(f"pruning ({kind})")
         pair = _with_pruned(replace(model, folder=both), kind, amount)
         progress("measuring")
-        measured = _measured(pair, Bench.of(pair, evaluation, settings))
+        with running(model):
+            measured = _measured(pair, Bench.of(pair, evaluation, settings))
         built = _finished(pair, scratch / "built", version, kind, amount, measured)
         install(built.folder, store / card.name / version)
     return replace(built, folder=store / card.name / version)

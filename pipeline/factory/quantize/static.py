@@ -27,6 +27,7 @@ from pipeline.factory.quantize.ranges import Histogram, Probe, Range, narrowed, 
 from pipeline.factory.quantize.smooth import largest_inputs, smooth, smoothed_inputs
 from pipeline.factory.quantize.weights import QuantizedWeights, input_products, rounded_layers
 from pipeline.models.outside import places_of_weights
+from pipeline.runtime.onnx import BoundedRuns
 
 __all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
 
@@ -170,14 +171,16 @@ def simplified(source: Path) -> onnx.ModelProto:
 
 
 def run_graph(model: onnx.ModelProto, batches: Iterable[Feeds]) -> Iterable[dict[str, npt.NDArray[Any]]]:
-    """The outputs of ``model`` for each batch, by name."""
+    """The outputs of ``model`` for each batch, by name. Raises SessionError."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     known = {item.name for item in session.get_inputs()}
+    runs = BoundedRuns("that INT8 is made of")
     for feeds in batches:
-        values = session.run(names, {name: value for name, value in feeds.items() if name in known}) if names else []
+        given = {name: value for name, value in feeds.items() if name in known}
+        values = runs.run(session.run, names, given) if names else []
         yield dict(zip(names, values, strict=True))
 
 
