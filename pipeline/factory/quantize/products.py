@@ -1,7 +1,8 @@
 """Writes the quantized Gemms of a QDQ graph as the integer products that ONNX Runtime's CPU provider is fastest at.
 
 Left to itself, it makes a QGemm of each, which adds an int32 bias before it multiplies: BERT-base takes 1.05 to
-1.13 times as long so (ONNX Runtime 1.31, AVX-512 VNNI). Its MatMulIntegerToFloat adds a float bias while it writes the results.
+1.13 times as long so (ONNX Runtime 1.31, AVX-512 VNNI). Its MatMulIntegerToFloat adds a float bias while it writes the
+results.
 
 There is none for GPUs, and where convolutions prevail it would bring nothing: those graphs stay as they are, and whole
 on a GPU.

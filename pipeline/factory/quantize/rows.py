@@ -28,7 +28,8 @@ from pipeline.factory.quantize.weight_only import quantize_weights
 __all__ = ["METHOD", "quantize_channels", "quantize_rows"]
 
 METHOD = "weights INT8 per channel (7 bits), activations INT8 per row"
-# Of what is left to blocks. With those of 32 SmolLM2's steps take 1.06 to 1.15 times as long, 0.0007 nearer to FP32 (mean KL).
+# Of what is left to blocks. With those of 32 SmolLM2's steps take 1.06 to 1.15 times as long, and it is nearer to FP32
+# by a mean KL of 0.0007.
 BLOCK = 64
 LARGEST_WEIGHT, ZERO_POINT = 63, 128
 STEP = np.float32(1 / 127)
