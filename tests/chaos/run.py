@@ -174,7 +174,7 @@ async def _catch_up(settings: Settings) -> str:
 async def _stop(workers: Workers, settings: Settings) -> list[str]:
     """Stop the workers in an orderly way; the complaints about those that did not end well."""
     last = workers.alive
-    left = await workers.stop(settings.worker.drain_timeout_s + 10)
+    left = await workers.stop(settings.worker.drain_timeout_s + 20)
     ended = [worker for worker in last if worker not in left]
     return [
         *(f"{worker.name} did not end on SIGTERM" for worker in left),

@@ -10,6 +10,7 @@ import pytest
 from tests.chaos.plan import Plan, chaos_settings
 from tests.chaos.timeline import Timeline
 from tests.chaos.workers import Workers
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.chaos
 SETTINGS = chaos_settings(Plan(seconds=1, seed=1), "at_least_once", "127.0.0.1:1")
@@ -39,9 +40,8 @@ async def test_a_worker_that_ends_is_replaced_by_the_same_static_member_and_its_
     try:
         (first,) = workers.alive
         first.signal(signal.SIGKILL)
-        await asyncio.wait_for(first.ended.wait(), 20)
-        while not workers.alive:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.05)
+        await asyncio.wait_for(first.ended.wait(), PATIENCE_S)
+        await until(lambda: workers.alive, "the worker that ended is replaced")
         assert [(worker.name, worker.member) for worker in workers.steady] == [("w2", "member-1")]
         assert first.status == -signal.SIGKILL
         assert workers.exits == {-signal.SIGKILL: 1}

@@ -26,7 +26,7 @@ from tests.chaos.worker import Order
 __all__ = ["Worker", "Workers"]
 
 ROOT = Path(__file__).parents[2]
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 REPLACE_AFTER_S = 0.5
 
 
