@@ -1,9 +1,10 @@
 """INT8 beside FP32 on this machine's CPU, at batch 8: times the speed, and share of the memory, of both forms in turn.
 
 Networks of the real sizes with random weights: ResNet-50 (224 pixels) and BERT-base (128 tokens) in static INT8, GPT-2
-(124M) and SmolLM2-135M decoding, behind 256 tokens that they have read. Speed does not depend on what the weights are,
-but on the INT8 form that their quality admits: SmolLM2 takes that of its recipe, GPT-2 the fastest; both have an INT8
-cache. Processors with VNNI (or AVX-VNNI, AMX) multiply integers several times faster than those without.
+(124M) and SmolLM2-135M decoding behind 256 tokens, and reading these of one text in chunks, as prompts are read. Speed
+does not depend on what the weights are, but on the INT8 form that their quality admits: SmolLM2 takes that of its
+recipe, GPT-2 the fastest; both have an INT8 cache. Processors with VNNI (or AVX-VNNI, AMX) multiply integers several
+times faster than those without.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from pipeline.factory.quantize.rows import quantize_rows
 from pipeline.factory.quantize.static import quantize_static_int8
 from pipeline.factory.recipes import smollm2
 from pipeline.runtime.onnx import OnnxBackend, open_session
-from pipeline.runtime.session import CacheLayout
-from pipeline.settings import RuntimeSettings
+from pipeline.runtime.session import CacheLayout, DecoderSession, IntArray
+from pipeline.settings import BatchingSettings, RuntimeSettings
 
 BATCH, TOKENS, PAST = 8, 128, 256
 CPU = RuntimeSettings(provider="cpu")
@@ -73,6 +74,9 @@ def main() -> None:
         figures |= {f"{name}_{key}": value for key, value in found.items()}
         times = f"{found['fp32_ms']:,.1f} ms to {found['int8_ms']:,.1f} ms, {found['speedup']:.2f} times"
         rows.append((name, f"{times}; memory {found['memory']:.2f}"))
+        if "read_speedup" in found:
+            times = f"{found['fp32_read_ms']:,.1f} ms to {found['int8_read_ms']:,.1f} ms"
+            rows.append((f"{name}, reading before", f"{times}, {found['read_speedup']:.2f} times"))
     report("int8", figures, rows, args, f"batch {BATCH}; medians of {runs} runs in turn")
 
 
@@ -81,10 +85,11 @@ def _contest(contest: Contest, runs: int, feeds: Feeds | None) -> dict[str, floa
         medians = in_turn(contest(Path(folder)), runs)
         memory = _memory(Path(folder), feeds)
     gc.collect()
-    figures = {f"{side}_ms": found["ms"] for side, found in medians.items()}
+    figures = {f"{side}_{key}": value for side, found in medians.items() for key, value in found.items()}
     figures |= {f"{side}_mb": value for side, value in memory.items()}
-    ratios = {"speedup": figures["fp32_ms"] / figures["int8_ms"], "memory": memory["int8"] / memory["fp32"]}
-    return figures | ratios
+    ratios = {key: value / medians["int8"][key] for key, value in medians["fp32"].items()}
+    speedups = {f"{key.removesuffix('ms')}speedup": ratio for key, ratio in ratios.items()}
+    return figures | speedups | {"memory": memory["int8"] / memory["fp32"]}
 
 
 def _encoder(folder: Path, build: Callable[[Path], None], feeds: Callable[[int], Feeds]) -> Sides:
@@ -110,8 +115,19 @@ def _decoder(folder: Path, name: str) -> Sides:
     for decoder in decoders.values():
         for slot, text in enumerate(texts):
             decoder.step(slot, text[None], np.zeros(1, np.int64))
+    return {side: partial(_decode_and_read, decoder, texts[:1]) for side, decoder in decoders.items()}
+
+
+def _decode_and_read(decoder: DecoderSession, text: IntArray) -> dict[str, float]:
+    """A step of all slots behind :data:`PAST` tokens, and reading ``text`` [1, PAST] again, which leaves them as is."""
+    chunk = BatchingSettings().prefill_chunk_tokens
+
+    def read() -> None:
+        for at in range(0, PAST, chunk):
+            decoder.step(0, text[:, at : at + chunk], np.array([at]))
+
     step = np.ones((BATCH, 1), np.int64), np.full(BATCH, PAST, np.int64)
-    return {side: partial(_timed, partial(decoder.step, 0, *step)) for side, decoder in decoders.items()}
+    return _timed(partial(decoder.step, 0, *step)) | {"read_ms": _timed(read)["ms"]}
 
 
 def _timed(run: Callable[[], object]) -> dict[str, float]:
