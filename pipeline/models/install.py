@@ -147,4 +147,5 @@ def _unpinned(folder: Path) -> list[str] | None:
     """
     if any(read_pointer(shelf) for shelf in (folder, SHIPPED / folder.name)):
         return None
-    return [card.parent.name for card in folder.glob(f"*/{CARD_FILE}")]
+    # What begins with a dot is none: an old one that could not be deleted keeps its card.
+    return [card.parent.name for card in folder.glob(f"[!.]*/{CARD_FILE}")]
