@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def remove(
         for profile in profiles_of(store, name, version):
             profile.unlink(missing_ok=True)
         # Renamed first: what is left of it after a crash does not look like a model, and the next pull clears it away.
-        gone = store / f"{staging_prefix(name)}removed-{os.getpid()}"
+        gone = store / f"{staging_prefix(name)}removed-{secrets.token_hex(4)}"
         folder.rename(gone)
         delete_folder(gone)
         with contextlib.suppress(OSError):  # other versions are in it

@@ -260,19 +260,33 @@ def test_a_version_that_cannot_be_deleted_is_removed_all_the_same(
     assert "could not be deleted, and is in nobody's way" in caplog.text
 
 
-def test_what_stays_of_an_old_version_with_its_card_is_not_taken_for_a_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = Settings(models=ModelSettings(store=str(tmp_path)))
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a folder is deleted."""
 
     def refuse(_path: Path, ignore_errors: bool = False) -> None:
         if not ignore_errors:
             raise OSError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("shutil.rmtree", refuse)
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_stays_of_an_old_version_with_its_card_is_not_taken_for_a_version(tmp_path: Path) -> None:
+    settings = Settings(models=ModelSettings(store=str(tmp_path)))
     for _ in range(2):
         install_version(tmp_path, "1")
     assert list((tmp_path / "toy").glob(".1@gone-*/model.toml"))
     remove("toy", "1", settings, force=True)
     install_version(tmp_path, "2")
     assert read_pointer(tmp_path / "toy") == "2"
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_stays_of_a_removed_version_is_not_in_the_way_of_the_next_removal(tmp_path: Path) -> None:
+    settings = Settings(models=ModelSettings(store=str(tmp_path)))
+    for version in ("1", "2"):
+        install_version(tmp_path, version)
+    for version in ("2", "1"):
+        remove("toy", version, settings, force=True)
+    assert folders.versions_of("toy", settings) == {}
