@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from console.main import cli
 from console.models import models
-from pipeline.models.card import ImageSpec, ModelCard, Rejected, Variant
-from pipeline.models.cardfile import write_card
+from pipeline.models.card import ImageSpec, ModelCard, Rejected, Variant, VariantName
+from pipeline.models.cardfile import check_variant, write_card
+from pipeline.models.replacing import replace_folder
 from pipeline.models.store import find_model, read_model
 from pipeline.settings import load_settings
+from tests.model_store import put_version
 
 
 @pytest.fixture
@@ -168,6 +170,22 @@ def test_verify_fails_on_damage_and_says_where(store: Path) -> None:
     assert status == 1
     assert "int8.onnx is damaged" in out
     assert "damaged" in run_json("verify", "toy")["models"][0]["error"]
+
+
+def test_verify_looks_again_at_a_version_that_is_replaced_meanwhile(
+    store: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, elsewhere = [], tmp_path_factory.mktemp("built")
+
+    def replace_and_check(card: ModelCard, folder: Path, variant: VariantName) -> None:
+        if not built:
+            built.append(put_version(elsewhere, "1.0"))
+            replace_folder(built[0], folder)
+        check_variant(card, folder, variant)
+
+    monkeypatch.setattr("pipeline.models.store.check_variant", replace_and_check)
+    status, said, _ = run("verify", "toy")
+    assert (status, "toy@1.0: sound" in said) == (0, True)
 
 
 def test_verify_of_a_model_that_is_not_here_fails(store: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.models.store import ServedModel
 from pipeline.runtime.fakes import FakeBackend, fake_reader
 from pipeline.runtime.session import SessionError
 from pipeline.tasks.make import make_task
-from pipeline.tasks.task import Answer, Dropped, Job, ModelTask, Settled
+from pipeline.tasks.task import Answer, Dropped, Job, ModelTask, Settled, StepObserver
 from schemas.errors import InferenceError, PrepareError
 from schemas.messages import InferenceRequest, TextOutput
 from tests.unit.pipeline.helpers import image_request, settings, text_request
@@ -30,17 +30,24 @@ class Device:
     def __init__(self) -> None:
         self.lost = False
         self.looked: list[int] = []
+        self.failed = 0
 
     def __call__(self, inputs: Any) -> bool:
         if inputs.ndim == 4:
             self.looked.append(len(inputs))
-            return self.lost or bool((inputs[:, 0, 0, 0] == BAD).any())
+            fails = self.lost or bool((inputs[:, 0, 0, 0] == BAD).any())
+            self.failed += fails
+            return fails
         return self.lost
 
 
-def opened(model: ServedModel, device: Device | None = None, **batching: int) -> ModelTask[Any]:
-    backend = FakeBackend(fault=device or Device())
-    task = make_task(model, "int8", settings(batching=batching), backend, lambda kind, count: None)
+def opened(
+    model: ServedModel,
+    device: Device | None = None,
+    observe: StepObserver = lambda kind, count: None,
+    **batching: int,
+) -> ModelTask[Any]:
+    task = make_task(model, "int8", settings(batching=batching), FakeBackend(fault=device or Device()), observe)
     assert task.open() == "cpu"
     return task
 
@@ -130,6 +137,15 @@ def test_an_image_that_fails_is_alone_to_blame(tmp_path: Path) -> None:
     assert isinstance(results[bad.id], InferenceError)
     assert "this image" in str(results[bad.id])
     assert [text_of(results[it.id]) for it in (good, other)] == ["AAA\n?", "BBB\n?"]
+
+
+def test_each_look_that_fails_is_told_and_so_counts_for_the_watchdog(tmp_path: Path) -> None:
+    device, observed = Device(), list[str]()
+    task = opened(fake_reader(tmp_path), device, lambda kind, _: observed.append(kind), max_slots=8)
+    admit(task, *(asked(BAD if place == 5 else A, "?") for place in range(8)))
+    run_to_the_end(task)
+    assert observed.count("failure") == device.failed > 1
+    assert observed.count("bisection") == 1
 
 
 def test_what_expired_before_it_was_looked_at_is_not_computed_and_is_told_of_when_the_run_fails(tmp_path: Path) -> None:
