@@ -175,7 +175,7 @@ def test_verify_fails_on_damage_and_says_where(store: Path) -> None:
 def test_verify_looks_again_at_a_version_that_is_replaced_meanwhile(
     store: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, elsewhere = [], tmp_path_factory.mktemp("built")
+    built, elsewhere = list[Path](), tmp_path_factory.mktemp("built")
 
     def replace_and_check(card: ModelCard, folder: Path, variant: VariantName) -> None:
         if not built:
