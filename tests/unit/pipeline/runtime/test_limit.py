@@ -180,7 +180,7 @@ def once_it_runs(limit: RunLimit, act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_of_the_main_thread(tmp_path: Path, number: signal.Signals) -> None:
     session = OnnxBackend(CPU, bound=LONG).open_session(put_endless(tmp_path).folder / "fp32.onnx")
     handler, wakeup = signal.signal(number, signal.default_int_handler), signal.set_wakeup_fd(-1)
