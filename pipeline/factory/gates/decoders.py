@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -63,15 +63,19 @@ def compare_decoders(
         ``top1_agreement``: share of positions with the same likeliest token; ``mean_kl``: mean Kullback-Leibler
         divergence from the reference's distribution, in nats; ``perplexity`` and ``fp32_perplexity`` of the tokens that
         really follow, and ``perplexity_ratio``, the first over the second; ``positions``: how many were compared;
-        ``samples``: the rows; ``max_difference_in_other_batches`` as :func:`decoder_difference` finds it.
+        ``samples``: the rows; ``prompt_mean_kl``: the mean divergence of what the candidate predicts after a row that
+        it reads at once, as prompts are, from what it predicts there step by step; and
+        ``max_difference_in_other_batches`` as :func:`decoder_difference` finds it.
     """
     agreements, divergences, losses = [], [], []
+    last: dict[int, tuple[int, Logs]] = {}
     both = zip(reference, predictions(candidate, ids, lengths, images), _followed(ids, lengths), strict=True)
     for at, (full, ours, real) in enumerate(both):
         agreements.append(full.argmax(axis=1) == ours.argmax(axis=1))
         divergences.append((np.exp(full) * (full - ours)).sum(axis=1))
         following = (np.arange(len(full)), ids[real, at + 1])
         losses.append(np.stack([-full[following], -ours[following]]))
+        last |= {row: (at + 1, logs.copy()) for row, logs in zip(np.flatnonzero(real).tolist(), ours, strict=True)}
     fp32, int8 = np.exp(np.mean(np.concatenate(losses, axis=1), axis=1))
     return {
         "top1_agreement": round(float(np.mean(np.concatenate(agreements))), 4),
@@ -81,8 +85,21 @@ def compare_decoders(
         "perplexity_ratio": round(float(int8 / fp32), 5),
         "positions": float(sum(map(len, agreements))),
         "samples": float(len(ids)),
+        "prompt_mean_kl": round(_prompt_divergence(candidate, ids, last, images), 6),
         INVARIANT: decoder_difference(candidate, ids[:, :STEPS]),
     }
+
+
+def _prompt_divergence(
+    decoder: DecoderSession, ids: IntArray, last: Mapping[int, tuple[int, Logs]], images: Floats | None
+) -> float:
+    """``last`` holds of each row how many tokens were read step by step, and what was predicted then."""
+    found = []
+    for row, (end, stepped) in last.items():
+        image = None if images is None else images[row : row + 1, :end]
+        (read,) = _log_softmax(decoder.step(0, ids[row : row + 1, :end], np.zeros(1, np.int64), image))
+        found.append((np.exp(stepped) * (stepped - read)).sum())
+    return abs(float(np.mean(found)))
 
 
 def greedy(decoder: DecoderSession, prompt: Sequence[int], count: int, is_end: Callable[[int], bool]) -> list[int]:

@@ -13,7 +13,15 @@ __all__ = ["check_names", "known_figures", "needing_answers"]
 CLASSES = ("top1_agreement", "sure_agreement", "mean_kl")
 RIGHT_CLASSES = ("accuracy", "fp32_accuracy", "accuracy_lost", "macro_f1", "fp32_macro_f1")
 VECTORS = ("mean_cosine", "min_cosine", "nearest_agreement", "nearest_as_good")
-TOKENS = ("top1_agreement", "mean_kl", "perplexity", "fp32_perplexity", "perplexity_ratio", "positions")
+TOKENS = (
+    "top1_agreement",
+    "mean_kl",
+    "perplexity",
+    "fp32_perplexity",
+    "perplexity_ratio",
+    "positions",
+    "prompt_mean_kl",
+)
 FIGURES: dict[Task, tuple[str, ...]] = {
     "image-classification": CLASSES,
     "text-classification": CLASSES,

@@ -5,6 +5,8 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.factory.gates.decoders import compare_decoders, gate_texts, greedy, predictions
+from pipeline.factory.gates.gate import broken_bounds
+from pipeline.factory.gates.gates import default_gate
 from pipeline.runtime.fakes import FakeDecoder
 from pipeline.runtime.session import CacheLayout, Floats, IntArray, Logits
 
@@ -34,6 +36,14 @@ class Leaky(FakeDecoder):
         return super().step(first, input_ids, lengths) + len(input_ids)
 
 
+class Hasty(Fixed):
+    """Predicts something else of what it reads at once."""
+
+    def step(self, first: int, input_ids: IntArray, lengths: IntArray, image_embeds: Floats | None = None) -> Logits:
+        logits = super().step(first, input_ids, lengths)
+        return logits[:, ::-1] if input_ids.shape[1] > 1 else logits
+
+
 IDS = np.array([[0, 1, 1, 0], [2, 1, 0, 1]])
 
 
@@ -52,6 +62,17 @@ def test_the_figures_are_those_of_the_formulas() -> None:
     assert measured["top1_agreement"] == 0
     assert measured["mean_kl"] == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2), abs=1e-6)
     assert measured["fp32_perplexity"] > measured["perplexity"] == pytest.approx(2 ** (8 / 6), abs=1e-3)
+
+
+def test_prompts_that_are_read_otherwise_than_steps_are_told() -> None:
+    full = Fixed(0.5, 0.25, 0.25)
+    assert compare_decoders(predictions(full, IDS), full, IDS)["prompt_mean_kl"] == 0
+    measured = compare_decoders(predictions(full, IDS), Hasty(0.5, 0.25, 0.25), IDS)
+    assert measured["mean_kl"] == 0
+    assert measured["prompt_mean_kl"] == pytest.approx(0.25 * np.log(2), abs=1e-6)
+    assert broken_bounds(measured, default_gate("text-generation")) == [
+        "prompt_mean_kl is 0.173287, at most 0.01 is asked"
+    ]
 
 
 def test_a_decoder_whose_answers_depend_on_company_is_told_from_one_whose_do_not() -> None:
