@@ -15,9 +15,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CONTRIB", "ELEMENT_TYPES", "GraphWriter", "Shape"]
+__all__ = ["CONTRIB", "ELEMENT_TYPES", "PRODUCER", "GraphWriter", "Shape"]
 
 CONTRIB = "com.microsoft"
+PRODUCER = "millrace"
 OPSETS = (("", 21), (CONTRIB, 1))
 # The newest IR version that every ONNX Runtime from 1.19 on reads.
 IR_VERSION = 10
@@ -107,7 +108,7 @@ class GraphWriter:
         graph.input.extend(self._inputs)
         graph.output.extend(self._outputs)
         model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in OPSETS)
-        model.ir_version, model.producer_name = IR_VERSION, "millrace"
+        model.ir_version, model.producer_name = IR_VERSION, PRODUCER
         return model
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 
+from pipeline.factory.graph import PRODUCER
+
 __all__ = ["clean_up"]
 
 
@@ -109,4 +111,4 @@ def _drop_traces(model: onnx.ModelProto) -> None:
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-    model.producer_name, model.producer_version, graph.doc_string = "millrace", "", ""
+    model.producer_name, model.producer_version, graph.doc_string = PRODUCER, "", ""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 
 from pipeline.errors import ModelError
+from pipeline.factory.quantize.attention import with_standard_attention
 from pipeline.factory.quantize.bias_correction import MEAN, correct_biases, with_input_means
 from pipeline.factory.quantize.plan import plan_quantization
 from pipeline.factory.quantize.products import with_integer_products
@@ -29,7 +30,16 @@ from pipeline.factory.quantize.weights import QuantizedWeights, input_products, 
 from pipeline.models.outside import places_of_weights
 from pipeline.runtime.onnx import BoundedRuns
 
-__all__ = ["METHOD", "Calibrated", "calibrate", "input_means", "quantize_static_int8", "run_graph", "simplified"]
+__all__ = [
+    "METHOD",
+    "Calibrated",
+    "calibrate",
+    "for_cpus",
+    "input_means",
+    "quantize_static_int8",
+    "run_graph",
+    "simplified",
+]
 
 METHOD = "static U8S8 per channel, weight pairs within 16 bits, MinMax ranges, bias correction"
 OLDEST_OPSET = 13  # the first whose DequantizeLinear has a scale for each channel
@@ -127,11 +137,20 @@ def quantize_static_int8(source: Path, target: Path, batches: Iterable[Feeds]) -
         ModelError: the graph cannot be quantized or run, or the file cannot be written.
     """
     try:
-        onnx.save(with_integer_products(calibrate(source, batches).quantized(U8S8)), target)
+        onnx.save(for_cpus(calibrate(source, batches).quantized(U8S8)), target)
     except ModelError:
         raise
     except Exception as error:  # the libraries raise nearly anything
         raise ModelError(f"{source}: cannot be quantized to INT8: {error}") from error
+
+
+def for_cpus(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A QDQ graph of :data:`~pipeline.factory.quantize.qdq.U8S8` with the operators that CPUs are fastest at.
+
+    Where convolutions prevail it stays as it is, which GPUs run whole.
+    """
+    written = with_integer_products(model)
+    return model if written is model else with_standard_attention(written)
 
 
 def input_means(full: onnx.ModelProto, batches: Sequence[Feeds]) -> dict[str, npt.NDArray[Any]]:

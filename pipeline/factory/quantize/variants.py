@@ -20,11 +20,10 @@ from pipeline.factory.quantize import rows as decoder_rows
 from pipeline.factory.quantize.calibration import MAIN
 from pipeline.factory.quantize.decoder_channels import SMOOTHING, channel_maxima
 from pipeline.factory.quantize.plan import Layer, find_layers
-from pipeline.factory.quantize.products import with_integer_products
 from pipeline.factory.quantize.qdq import S8S8, U8S8, Scheme
 from pipeline.factory.quantize.sensitivity import output_error, ranked
 from pipeline.factory.quantize.smooth import smooth, smoothed_inputs
-from pipeline.factory.quantize.static import Calibrated, calibrate, run_graph
+from pipeline.factory.quantize.static import Calibrated, calibrate, for_cpus, run_graph
 from pipeline.models.card import VARIANTS, Provider, VariantName
 from schemas.messages import Task
 
@@ -242,4 +241,4 @@ class _Static:
     def _made(self, calibrated: Calibrated, ranging: str, kept: Sequence[str]) -> onnx.ModelProto:
         symmetric = self._scheme.symmetric
         made = calibrated.quantized(self._scheme, excluded=kept, ranging=ranging, outputs=not symmetric)
-        return made if symmetric else with_integer_products(made)
+        return made if symmetric else for_cpus(made)
