@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float32]
 Observations = Sequence[Observation]
 CLASSIFIER = Gate(at_least={"sure_agreement": 0.97}, at_most={"mean_kl": 0.06, "accuracy_lost": 0.01})
 EMBEDDINGS = Gate(at_least={"mean_cosine": 0.995, "min_cosine": 0.97})
-DECODER = Gate(at_most={"perplexity_ratio": 1.03, "mean_kl": 0.05, "prompt_mean_kl": 0.01})
+DECODER = Gate(at_most={"perplexity_ratio": 1.03, "mean_kl": 0.05, "prompt_mean_kl": 0.02})
 GATES: dict[Task, Gate] = {
     "image-classification": CLASSIFIER,
     "text-classification": CLASSIFIER,
