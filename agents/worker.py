@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from agents.app import InferenceApp, create_app
@@ -108,8 +109,12 @@ def _stop_on_signals() -> asyncio.Event:
             os._exit(EXIT_INTERRUPTED)
         stop.set()
 
+    def terminated(*_: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the worker has stopped
+            loop.call_soon_threadsafe(stop.set)
+
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    signal.signal(signal.SIGTERM, terminated)  # a handler of the loop's own would end with it, and SIGTERM be fatal
     loop.add_signal_handler(signal.SIGINT, interrupted)
     return stop
 
